@@ -1,0 +1,119 @@
+"""Services, jobs and runs as they are now."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+ServiceState = Literal[
+    "pending", "waiting", "starting", "ready", "unhealthy", "backoff", "idle", "stopping", "stopped", "failed"
+]
+JobState = Literal["pending", "waiting", "running", "succeeded", "failed", "cancelled", "cached"]
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a process or container is; carried by its environment or labels, so that it is found again."""
+
+    instance: str
+    run: str
+    recipe: str
+    step: str
+    fingerprint: str
+    generation: int
+
+    @property
+    def key(self) -> str:
+        """`recipe/step`, the name of the mailbox."""
+        return f"{self.recipe}/{self.step}"
+
+    @property
+    def marker(self) -> str:
+        """One word that names this start of this step and no other."""
+        return f"{self.instance}:{self.run}:{self.recipe}/{self.step}:{self.generation}"
+
+
+class Handle(msgspec.Struct, frozen=True):
+    """What a runtime needs to find the thing again: pid with start time, or container id."""
+
+    runtime: str
+    marker: str
+    id: str
+    pid: int | None = None
+    started: str | None = None
+    """The start time as the kernel tells it (ticks since boot, with the boot id), or the container's."""
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a process ended. `code` is None if a signal ended it or the code was lost (its parent died);
+    `oom` that memory ended it; `peak` the largest resident set in bytes; `killed` that we ended it at the deadline."""
+
+    marker: str
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    killed: bool = False
+    lost: bool = False
+    peak: int | None = None
+    cpu_s: float | None = None
+    at: float = 0.0
+
+    def describe(self) -> str:
+        if self.oom:
+            return "killed for memory"
+        if self.lost:
+            return "ended while nobody watched; its exit code is lost"
+        return f"ended by signal {self.signal}" if self.signal else f"exit code {self.code}"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """The row of one step of one recipe, service or job: what `ps` shows and what survives a crash.
+
+    `want` is what was last asked for: a step that is not wanted never comes back to life. `generation` counts
+    its starts; `attempts` the failed starts in a row; `healthy_since` and the timers are monotonic seconds of
+    this boot. `reason` is one line for people.
+    """
+
+    key: str
+    recipe: str
+    step: str
+    kind: Literal["job", "service"]
+    engine: str
+    fingerprint: str
+    run: str
+    state: str = "pending"
+    want: Literal["up", "down"] = "up"
+    reason: str = ""
+    generation: int = 0
+    attempts: int = 0
+    misses: int = 0
+    healthy_since: float | None = None
+    runtime: str = ""
+    image: str = ""
+    handle: Handle | None = None
+    port: int | None = None
+    host: str = "127.0.0.1"
+    url: str | None = None
+    exit: Exit | None = None
+    artifact: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    log: str | None = None
+    killed: bool = False
+
+
+RunState = Literal["planned", "running", "done", "failed", "refused", "cancelled", "superseded"]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One `up` of one recipe. `owners` are attached clients that would end it; a detached `up` is `kept`."""
+
+    id: str
+    recipe: str
+    state: RunState
+    created: float
+    kept: bool = False
+    ended: float | None = None
+    error: dict[str, object] | None = None
+    only: tuple[str, ...] = ()
+    force: tuple[str, ...] = ()
