@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Table = Literal["service", "job", "run", "artifact", "lease", "image"]
+Table = Literal["step", "run", "recipe", "lease"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

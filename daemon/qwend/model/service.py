@@ -30,7 +30,7 @@ class Identity(msgspec.Struct, frozen=True):
     @property
     def marker(self) -> str:
         """One word that names this start of this step and no other."""
-        return f"{self.instance}:{self.run}:{self.recipe}/{self.step}:{self.generation}"
+        return f"{self.instance}:{self.run}:{self.key}:{self.generation}"
 
 
 class Handle(msgspec.Struct, frozen=True):
@@ -58,6 +58,10 @@ class Exit(msgspec.Struct, frozen=True):
     cpu_s: float | None = None
     at: float = 0.0
 
+    @property
+    def ok(self) -> bool:
+        return self.code == 0 and not self.killed
+
     def describe(self) -> str:
         if self.oom:
             return "killed for memory"
@@ -66,12 +70,13 @@ class Exit(msgspec.Struct, frozen=True):
         return f"ended by signal {self.signal}" if self.signal else f"exit code {self.code}"
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     """The row of one step of one recipe, service or job: what `ps` shows and what survives a crash.
 
-    `want` is what was last asked for: a step that is not wanted never comes back to life. `generation` counts
-    its starts; `attempts` the failed starts in a row; `healthy_since` and the timers are monotonic seconds of
-    this boot. `reason` is one line for people.
+    `want` is what was last asked for: a step that is not wanted never comes back to life. `after` is the
+    state that follows `stopping` (or, for a job, an ending that we asked for). `generation` counts starts,
+    `attempts` failed ones in a row, `moves` leases of a port that a stranger took first. `reason` is one
+    line for people; `proven` says that this fingerprint was ready once.
     """
 
     key: str
@@ -83,23 +88,40 @@ class Step(msgspec.Struct, frozen=True):
     run: str
     state: str = "pending"
     want: Literal["up", "down"] = "up"
+    after: str = ""
     reason: str = ""
     generation: int = 0
     attempts: int = 0
-    misses: int = 0
-    healthy_since: float | None = None
+    moves: int = 0
+    proven: bool = False
     runtime: str = ""
     image: str = ""
     handle: Handle | None = None
     port: int | None = None
     host: str = "127.0.0.1"
-    url: str | None = None
+    gpus: tuple[str, ...] = ()
     exit: Exit | None = None
     artifact: str | None = None
     started: float | None = None
+    ready: float | None = None
     ended: float | None = None
     log: str | None = None
-    killed: bool = False
+    work: str | None = None
+
+    @property
+    def marker(self) -> str:
+        """The marker of the current start, without its instance; it is known before the process exists."""
+        return f"{self.run}:{self.key}:{self.generation}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process of this step exists or is about to."""
+        return self.state in {"starting", "ready", "unhealthy", "stopping", "running"}
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in {"ready", "stopped", "failed", "succeeded", "cancelled", "cached"}
 
 
 RunState = Literal["planned", "running", "done", "failed", "refused", "cancelled", "superseded"]
