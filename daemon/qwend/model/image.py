@@ -151,6 +151,8 @@ def input_files(folder: Path, image: ImageFile, flavour: str) -> dict[str, Path]
     files = {"lock": folder / chosen.lock}
     if chosen.build_lock:
         files["build-lock"] = folder / chosen.build_lock
+    if chosen.compiler_lock:
+        files["compiler-lock"] = folder / chosen.compiler_lock
     if image.build:
         files["build-script"] = folder / image.build.script
     for name in overlay_files(folder):

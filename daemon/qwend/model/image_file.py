@@ -73,15 +73,21 @@ class Flavour(_Table, frozen=True, kw_only=True):
     platforms: list[Platform]
     lock: str
     build_lock: str | None = None
+    """What build.sh needs, and the build dependencies of whatever `lock` has as a source archive."""
+    compiler_lock: str | None = None
+    """Added to the build environment where the host has no C++ compiler."""
     python: str | None = None
     """Narrows the image's Python range, where a wheel exists for some minors only."""
     requires: list[str]
     """What `lock` was resolved from; read by the re-resolver only."""
     build_requires: list[str] = []
+    compiler_requires: list[str] = []
     overrides: list[str] = []
-    """Requirements that replace what packages ask for (`torch==2.13.0+cpu`, `foo; sys_platform=="never"`)."""
-    universal: bool = True
-    """Resolved for every platform of the list at once; False: for the first platform and Python only."""
+    """Requirements that replace what packages ask for, such as `transformers==4.51.3`."""
+    excludes: list[str] = []
+    """Packages that are left out although something asks for them."""
+    torch_backend: str | None = None
+    """Publisher's index of torch builds (uv's names: cpu, cu126) to try where the user's indexes lack one."""
     env: dict[str, str] = {}
     options: dict[str, OptionValue] = {}
     """Defaults of build options that differ from the image's."""
@@ -204,6 +210,8 @@ def _flavour_problems(
     found += _missing(folder, f"{where}.lock", flavour.lock)
     if flavour.build_lock:
         found += _missing(folder, f"{where}.build_lock", flavour.build_lock)
+    if flavour.compiler_lock:
+        found += _missing(folder, f"{where}.compiler_lock", flavour.compiler_lock)
     for name, value in flavour.options.items():
         if name not in options:
             found.append(f"{where}.options.{name}: [build.options] has no such option")
