@@ -43,7 +43,10 @@ class Policy(msgspec.Struct, frozen=True):
     """Named cards (index in PCI order, or UUID); empty: any."""
     expect: tuple[str, ...] = ()
     deadline_s: float | None = None
+    """Bound on the start of a service: the recipe's, else the engine's plus what reading the weights takes."""
     probe_interval_s: float | None = None
+    memory: int | None = None
+    """The limit that the recipe sets, in bytes; `Resources.memory` is what the step is expected to need."""
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -92,7 +95,11 @@ class CompiledStep(msgspec.Struct, frozen=True):
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """A recipe on this host. Steps are in topological order, ties by their order in the file."""
+    """A recipe on this host. Steps are in topological order, ties by their order in the file.
+
+    `left_out` names steps of the recipe that were not asked for or whose condition or profile does not hold:
+    what still runs of them is left alone.
+    """
 
     recipe: str
     digest: str
@@ -101,6 +108,7 @@ class Compiled(msgspec.Struct, frozen=True):
     source: str = ""
     warnings: tuple[str, ...] = ()
     smoke: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 class Action(msgspec.Struct, frozen=True):
