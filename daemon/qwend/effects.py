@@ -89,10 +89,13 @@ class Runtime(Protocol):
         """Everything of this instance that lives, by marker."""
         ...
 
-    async def exits(self) -> AsyncIterator[Exit]:
-        """Every exit since the last acknowledged one, then new ones as they come; each at least once."""
+    async def backlog(self) -> list[Exit]:
+        """Exits that were not acknowledged yet: what ended while no daemon watched."""
         ...
-        yield Exit("")
+
+    def exits(self) -> AsyncIterator[Exit]:
+        """Exits as they come, the backlog first; each at least once. Ends when the runtime is closed."""
+        ...
 
     async def acknowledge(self, ended: Exit) -> None:
         """The exit is recorded; it need not be told again."""

@@ -32,7 +32,7 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 class Places(msgspec.Struct, frozen=True):
     """Where things are, as the step itself will see them (host paths natively, paths of the container else).
 
-    `contents` lists each input's files by path relative to it, so that a `*` can be matched without a disk.
+    `secrets` maps each secret's name to the path of the file that holds it; `contents` lists each input's files by path relative to it, so that a `*` can be matched without a disk.
     """
 
     inputs: Mapping[str, str]
@@ -40,7 +40,7 @@ class Places(msgspec.Struct, frozen=True):
     output: str
     scratch: str
     drivers: str
-    secrets: str
+    secrets: Mapping[str, str]
     image: str
     bind: str
     port: int | None
@@ -93,7 +93,9 @@ def _fill(ref: Ref, places: Places) -> str:
         case DriverRef(name=name):
             return posixpath.join(places.drivers, name)
         case SecretRef(name=name):
-            return posixpath.join(places.secrets, name)
+            if name not in places.secrets:
+                raise StepFailed(f"the step asks for secret {name}, which it was not given", code="dangling-reference")
+            return places.secrets[name]
         case ImageRef(path=path):
             return posixpath.join(places.image, path)
         case BindRef():

@@ -59,7 +59,7 @@ def backoff(attempt: int, policy: Policy, key: str) -> float:
 
 
 def _to(step: Step, state: str, reason: str = "", **fields: object) -> Step:
-    return msgspec.structs.replace(step, state=state, reason=reason, **fields)
+    return msgspec.structs.replace(step, **{"state": state, "reason": reason, "code": "", **fields})
 
 
 def _service(step: Step, policy: Policy, signal: Signal) -> Decision:
@@ -69,8 +69,8 @@ def _service(step: Step, policy: Policy, signal: Signal) -> Decision:
             return fresh, (Timer("backoff", None), Acquire())
         case "waiting", Blocked(reason=reason):
             return _to(step, "waiting", reason), ()
-        case "waiting", Refused(reason=reason):
-            return _to(step, "failed", reason), (Release(),)
+        case "waiting", Refused(reason=reason, code=code):
+            return _to(step, "failed", reason, code=code), (Release(),)
         case "waiting", Granted(port=port, gpus=gpus):
             fresh = _to(
                 step, "starting", port=port, gpus=gpus, generation=step.generation + 1, handle=None, exit=None
@@ -78,8 +78,8 @@ def _service(step: Step, policy: Policy, signal: Signal) -> Decision:
             return fresh, (Timer("deadline", policy.deadline_s), Spawn())
         case "starting" | "ready" | "unhealthy", Started(handle=handle):
             return msgspec.structs.replace(step, handle=handle), (Watch(),)
-        case "starting", NotStarted(reason=reason):
-            return _to(step, "failed", reason), (Timer("deadline", None), Release())
+        case "starting", NotStarted(reason=reason, code=code):
+            return _to(step, "failed", reason, code=code), (Timer("deadline", None), Release())
         case "starting", Healthy():
             ready = _to(step, "ready", proven=True, moves=0)
             return ready, (Timer("deadline", None), Timer("reset", policy.restart.reset_s))
@@ -180,15 +180,15 @@ def _job(step: Step, policy: Policy, signal: Signal) -> Decision:
             ), (Acquire(),)
         case "waiting", Blocked(reason=reason):
             return _to(step, "waiting", reason), ()
-        case "waiting", Refused(reason=reason):
-            return _to(step, "failed", reason), (Release(),)
+        case "waiting", Refused(reason=reason, code=code):
+            return _to(step, "failed", reason, code=code), (Release(),)
         case "waiting", Granted(gpus=gpus):
             fresh = _to(step, "running", gpus=gpus, generation=step.generation + 1, handle=None, exit=None)
             return fresh, (Timer("deadline", policy.timeout_s), Spawn())
         case "running", Started(handle=handle):
             return msgspec.structs.replace(step, handle=handle), (Watch(),)
-        case "running", NotStarted(reason=reason):
-            return _to(step, "failed", reason), (_OFF, Release())
+        case "running", NotStarted(reason=reason, code=code):
+            return _to(step, "failed", reason, code=code), (_OFF, Release())
         case "running", Late(timer="deadline"):
             reason = f"killed at its deadline of {policy.timeout_s:.0f} s"
             return _to(step, "running", reason, after="failed"), (End(policy.stop_grace_s),)
@@ -196,8 +196,8 @@ def _job(step: Step, policy: Policy, signal: Signal) -> Decision:
             return _job_ended(step, policy, ended)
         case "running", Committed(artifact=artifact):
             return _to(step, "succeeded", artifact=artifact), (Release(),)
-        case "running", NotCommitted(reason=reason):
-            return _to(step, "failed", reason), (Release(),)
+        case "running", NotCommitted(reason=reason, code=code):
+            return _to(step, "failed", reason, code=code), (Release(),)
         case "running", Stop() if step.exit is not None:
             return msgspec.structs.replace(step, want="down"), ()
         case "running", Stop(reason=reason, kill=kill):

@@ -23,6 +23,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     """A lease can never be had (a fixed port is taken, the machine is too small)."""
 
     reason: str
+    code: str = "out-of-resource"
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True):
@@ -42,6 +43,7 @@ class NotStarted(msgspec.Struct, frozen=True, tag=True):
     """The runtime could not start it."""
 
     reason: str
+    code: str = ""
 
 
 class Healthy(msgspec.Struct, frozen=True, tag=True):
@@ -72,6 +74,7 @@ class NotCommitted(msgspec.Struct, frozen=True, tag=True):
     """A job's output could not be kept."""
 
     reason: str
+    code: str = ""
 
 
 class Late(msgspec.Struct, frozen=True, tag=True):

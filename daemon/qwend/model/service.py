@@ -90,6 +90,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     want: Literal["up", "down"] = "up"
     after: str = ""
     reason: str = ""
+    code: str = ""
+    """The error code of a failed step (`out-of-resource`); empty where the step itself failed."""
     generation: int = 0
     attempts: int = 0
     moves: int = 0

@@ -1,0 +1,1 @@
+"""The HTTP API on the unix socket: routes, and nothing that decides."""

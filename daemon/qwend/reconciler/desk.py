@@ -1,0 +1,149 @@
+"""Gives out leases: one queue for cards, memory, CPUs and heavy turns (`core.leasing` decides), and ports.
+
+What is held lives in memory; after a crash it is taken from the rows of what still lives (`hold`). Ports are
+kept by the state room, since a service keeps its port over restarts of everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from qwend.core.leasing import Want, decide
+from qwend.core.signals import Blocked, Granted, Refused, Signal
+from qwend.errors import QwendError
+from qwend.model.lease import Lease
+from qwend.model.plan import CompiledStep
+from qwend.model.service import Step
+
+if TYPE_CHECKING:
+    from qwend.reconciler.world import World
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S = 5.0
+"""Memory and cards of other programs come free without anybody telling us."""
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """All that one step asks for. `port` is the wanted one, or None for any; `avoid` are ports that failed."""
+
+    want: Want
+    service: bool
+    port: int | None = None
+    avoid: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(key: str, step: CompiledStep, avoid: tuple[int, ...] = ()) -> Needs:
+        resources, policy = step.resources, step.policy
+        want = Want(
+            key,
+            cpus=resources.cpus,
+            memory=policy.memory or resources.memory,
+            gpus=resources.gpus,
+            cards=policy.gpus,
+            share=policy.gpu_share,
+            gpu_memory=resources.gpu_memory,
+            heavy=resources.heavy,
+        )
+        return Needs(want, step.kind == "service", policy.port, avoid)
+
+
+class Desk:
+    """Every waiting step is asked about whenever something is given back, and every few seconds."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._queue: dict[str, tuple[Needs, Callable[[Signal], object]]] = {}
+        self._held: dict[str, tuple[Lease, ...]] = {}
+        self._services: set[str] = set()
+        self._told: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="desk")
+
+    def ask(self, key: str, needs: Needs, post: Callable[[Signal], object]) -> None:
+        """Queues a step; Granted, Blocked or Refused is posted, Blocked again whenever its reason changes."""
+        self._queue[key] = (needs, post)
+        self._told.pop(key, None)
+        self._wake.set()
+
+    def hold(self, key: str, needs: Needs, row: Step) -> None:
+        """What lives holds its leases, whoever started it."""
+        want = needs.want
+        leases = [Lease("gpu", uuid, key, want.share) for uuid in row.gpus]
+        if want.memory is not None:
+            leases.append(Lease("memory", "memory", key, float(want.memory)))
+        if want.cpus is not None:
+            leases.append(Lease("cpus", "cpus", key, want.cpus))
+        if want.heavy:
+            leases.append(Lease("heavy", "heavy", key))
+        self._keep(key, needs, tuple(leases))
+
+    async def give_back(self, key: str, port: bool) -> None:
+        """Takes a step out of the queue and its leases back; the sticky port only if asked."""
+        self._queue.pop(key, None)
+        self._held.pop(key, None)
+        self._services.discard(key)
+        self._wake.set()
+        await self._world.state.release(key, sticky=port)
+
+    def held(self) -> list[Lease]:
+        return [lease for leases in self._held.values() for lease in leases]
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _keep(self, key: str, needs: Needs, leases: tuple[Lease, ...]) -> None:
+        self._held[key] = leases
+        if needs.service:
+            self._services.add(key)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._wake.wait(), _AGAIN_S if self._queue else None)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._serve()
+            except Exception:
+                log.exception("leases could not be decided")
+
+    async def _serve(self) -> None:
+        if not self._queue:
+            return
+        host = await self._world.machine.observe()
+        wants = [needs.want for needs, _ in self._queue.values()]
+        decision = decide(wants, self.held(), host, lasting=self._services)
+        for key, reason in decision.refused.items():
+            _, post = self._queue.pop(key)
+            post(Refused(reason))
+        for key, reason in decision.reasons.items():
+            if self._told.get(key) != reason:
+                self._told[key] = reason
+                self._queue[key][1](Blocked(reason))
+        for grant in decision.grants:
+            if grant.holder in self._queue:
+                needs, post = self._queue.pop(grant.holder)
+                self._keep(grant.holder, needs, grant.leases)
+                await self._with_port(grant.holder, needs, grant.gpus, post)
+
+    async def _with_port(
+        self, key: str, needs: Needs, gpus: tuple[str, ...], post: Callable[[Signal], object]
+    ) -> None:
+        if not needs.service:
+            post(Granted(gpus=gpus))
+            return
+        try:
+            lease = await self._world.state.lease_port(key, needs.port, needs.avoid)
+        except QwendError as error:
+            self._held.pop(key, None)
+            post(Refused("; ".join(error.lines()), error.code))
+        else:
+            post(Granted(port=int(lease.name), gpus=gpus))

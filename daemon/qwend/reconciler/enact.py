@@ -1,0 +1,345 @@
+"""Performs what the lifecycle asks for, and posts back what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from qwend.core.signals import (
+    Acquire,
+    Commit,
+    Committed,
+    Effect,
+    End,
+    Ended,
+    Healthy,
+    Late,
+    NotCommitted,
+    NotStarted,
+    Release,
+    Spawn,
+    Started,
+    Timer,
+    Unhealthy,
+    Watch,
+)
+from qwend.effects import Order, Work
+from qwend.errors import QwendError, StepFailed
+from qwend.model.image import ImageSpec
+from qwend.model.launch import Launch
+from qwend.model.service import Exit, Identity, Step
+from qwend.reconciler.desk import Needs
+
+if TYPE_CHECKING:
+    from qwend.reconciler.mailbox import Mailbox
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_S = 0.5
+_STARTING_S = 0.2
+
+
+class Enactor:
+    """The hands of one mailbox. Long effects run as tasks and post a signal when they are done."""
+
+    def __init__(self, box: Mailbox) -> None:
+        self._box = box
+        self._timers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._exit: Exit | None = None
+
+    async def perform(self, effect: Effect) -> None:
+        match effect:
+            case Acquire(move=move):
+                self._acquire(move)
+            case Spawn():
+                await self._spawn()
+            case Watch():
+                self._task("watch", self._watch())
+            case End(grace_s=grace):
+                self._task("end", self._end(grace))
+            case Commit():
+                if "commit" not in self._tasks or self._tasks["commit"].done():
+                    self._task("commit", self._commit())
+            case Release(port=port):
+                await self._release(port)
+            case Timer(name=name, seconds=seconds):
+                self._timer(name, seconds)
+
+    def ended(self, exit: Exit) -> None:
+        """The runtime tells how the process ended. While we are ending it, the ending task reports it."""
+        self._exit = exit
+        ending = self._tasks.get("end")
+        if ending is None or ending.done():
+            self._post_end(exit)
+
+    def close(self) -> None:
+        for task in [*self._timers.values(), *self._tasks.values()]:
+            task.cancel()
+
+    def _task(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        old = self._tasks.get(name)
+        if old is not None:
+            old.cancel()
+        self._tasks[name] = asyncio.create_task(work, name=f"{name} {self._box.key}")
+
+    def _timer(self, name: str, seconds: float | None) -> None:
+        old = self._timers.pop(name, None)
+        if old is not None:
+            old.cancel()
+        if seconds is not None:
+            self._timers[name] = asyncio.create_task(self._ring(name, seconds))
+
+    async def _ring(self, name: Any, seconds: float) -> None:
+        await self._box.world.clock.sleep(seconds)
+        self._timers.pop(name, None)
+        self._box.post(Late(name))
+
+    def _acquire(self, move: bool) -> None:
+        step = self._box.compiled
+        avoid = (self._box.row.port,) if move and self._box.row.port else ()
+        needs = Needs.of(self._box.key, step, avoid)
+        self._box.world.desk.ask(self._box.key, needs, self._box.post)
+
+    async def _release(self, port: bool) -> None:
+        watch = self._tasks.get("watch")
+        if watch is not None:
+            watch.cancel()
+        self._box.world.reports.forget(self._box.key)
+        await self._box.world.desk.give_back(self._box.key, port)
+
+    async def _spawn(self) -> None:
+        """The row with the new generation is durable by now: a crash from here on leaves a marker to find."""
+        box = self._box
+        self._exit = None
+        ending = self._tasks.pop("end", None)
+        if ending is not None and not ending.done():
+            ending.cancel()
+        try:
+            order = await self._order()
+            handle = await box.world.runtimes[box.compiled.runtime].start(order)
+        except QwendError as error:
+            await box.handle(NotStarted("; ".join(error.lines()), error.code))
+        else:
+            await box.handle(Started(handle))
+
+    async def _order(self) -> Order:
+        box, world, step = self._box, self._box.world, self._box.compiled
+        launch = self._launch()
+        if step.image is None:
+            raise StepFailed(f"{step.engine} names no image", code="no-image")
+        image = await world.builders[step.runtime].find(step.image)
+        if image is None:
+            raise StepFailed(f"image {step.image.name} is not there any more", hint="run the same command again")
+        inputs: dict[str, str] = {}
+        for name, fingerprint in box.producers.items():
+            artifact = await world.store.find(fingerprint)
+            if artifact is None:
+                raise StepFailed(f"the artifact of {name} is not in the store any more", hint="run qwend up again")
+            inputs[name] = artifact.location
+        work = await self._work(launch)
+        missing = [name for name in step.secrets if name not in world.secrets]
+        if missing:
+            raise StepFailed(f"waiting for secret {', '.join(missing)}", hint="run qwend up again with it set")
+        row = box.row
+        return Order(
+            identity=self.identity(row),
+            launch=launch,
+            image=image,
+            inputs=inputs,
+            log=str(self.log_path()),
+            report=work.report,
+            work=work.root,
+            output=work.output if row.kind == "job" else None,
+            scratch=work.scratch,
+            port=row.port,
+            host=step.policy.host,
+            secrets={name: world.secrets[name] for name in step.secrets},
+            gpus=row.gpus,
+            memory=step.policy.memory,
+            threads=_threads(step.resources.cpus, world.host.cpus),
+            env=dict(step.image.env),
+            stop_grace_s=step.policy.stop_grace_s,
+            service=row.kind == "service",
+        )
+
+    async def _work(self, launch: Launch) -> Work:
+        box = self._box
+        if box.row.kind == "job":
+            return await box.world.store.prepare(box.compiled.fingerprint, launch.resumable)
+        root = Path(box.world.home) / "run" / box.row.recipe / _folder(box.row.step)
+        shutil.rmtree(root, ignore_errors=True)
+        for part in ("scratch", "out"):
+            (root / part).mkdir(parents=True, mode=0o700)
+        return Work(str(root), str(root / "out"), str(root / "scratch"), str(root / "report.jsonl"))
+
+    def identity(self, row: Step) -> Identity:
+        return Identity(self._box.world.instance, row.run, row.recipe, row.step, row.fingerprint, row.generation)
+
+    def log_path(self) -> Path:
+        row = self._box.row
+        return Path(self._box.world.home) / "logs" / row.recipe / f"{_folder(row.step)}.log"
+
+    def report_path(self) -> str:
+        row = self._box.row
+        if row.kind == "job":
+            return str(Path(self._box.world.home) / "store" / "work" / row.fingerprint / "report.jsonl")
+        return str(Path(self._box.world.home) / "run" / row.recipe / _folder(row.step) / "report.jsonl")
+
+    def _launch(self) -> Launch:
+        launch = self._box.compiled.launch
+        if launch is None:
+            raise StepFailed(f"{self._box.compiled.engine} has nothing to run", code="no-launch")
+        return launch
+
+    async def _watch(self) -> None:
+        """Reads progress until the step ends; probes a service first until it is ready, then to keep it so."""
+        probing = asyncio.create_task(self._probe()) if self._box.row.kind == "service" else None
+        try:
+            while True:
+                self._tell_progress()
+                await self._box.world.clock.sleep(_PROGRESS_S)
+        finally:
+            if probing is not None:
+                probing.cancel()
+
+    def _tell_progress(self) -> None:
+        box = self._box
+        news = box.world.reports.progress(box.key, self._launch(), str(self.log_path()), self.report_path())
+        if news is not None:
+            box.world.hub.tell(news)
+
+    async def _probe(self) -> None:
+        box, clock = self._box, self._box.world.clock
+        probe = self._launch().probe
+        if probe is None:
+            box.post(Healthy())
+            return
+        while await self._sick(work=True) is not None:
+            await clock.sleep(_STARTING_S)
+        box.post(Healthy())
+        interval = box.compiled.policy.probe_interval_s or probe.interval_s
+        misses, since_work = 0, 0.0
+        while True:
+            await clock.sleep(interval)
+            since_work += interval
+            work = since_work >= probe.work_interval_s
+            sick = await self._sick(work=work)
+            since_work = 0.0 if work else since_work
+            misses = misses + 1 if sick else 0
+            if sick is None and box.row.state == "unhealthy":
+                box.post(Healthy())
+            elif sick is not None and misses % probe.failures == 0:
+                box.post(Unhealthy(f"{misses} probes in a row failed: {sick}"))
+
+    async def _sick(self, work: bool) -> str | None:
+        """None if the service answers as it should and the one who answers is ours."""
+        box, launch, row = self._box, self._launch(), self._box.row
+        if launch.probe is None or row.port is None or row.handle is None:
+            return "it has no port yet"
+        headers = self._headers()
+        for probe in (launch.probe.ready, launch.probe.work if work else None):
+            if probe is None:
+                continue
+            sick = await box.world.prober.ask("127.0.0.1", row.port, probe, headers)
+            if sick is not None:
+                return sick
+        ours = await box.world.runtimes[row.handle.runtime].listens(row.handle, row.port)
+        return f"another program answers on port {row.port}" if ours is False else None
+
+    def _headers(self) -> dict[str, str]:
+        key = self._box.world.secrets.get("api_key") if "api_key" in self._box.compiled.secrets else None
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    async def _end(self, grace: float) -> None:
+        box = self._box
+        handle = box.row.handle
+        killed = False
+        if handle is not None:
+            try:
+                killed = await box.world.runtimes[handle.runtime].stop(handle, grace)
+            except QwendError as error:
+                log.warning("%s: could not be stopped: %s", box.key, error)
+        known = self._exit or Exit(marker=handle.marker if handle else "", lost=handle is not None)
+        self._post_end(msgspec.structs.replace(known, killed=killed))
+
+    def _post_end(self, exit: Exit) -> None:
+        box = self._box
+        watch = self._tasks.pop("watch", None)
+        if watch is not None:
+            watch.cancel()
+        if exit.ok or box.row.after:
+            box.post(Ended(exit))
+            return
+        words, port_taken = box.world.reports.last_words(self._launch(), str(self.log_path()), self.report_path())
+        taken = port_taken or (exit.code is not None and exit.code == self._launch().port_taken_exit)
+        how = exit.describe()
+        box.post(Ended(exit, f"{how}: {words}" if words else how, taken))
+
+    async def _commit(self) -> None:
+        box, step = self._box, self._box.compiled
+        report = self.report_path()
+        root = Path(report).parent
+        work = Work(str(root), str(root / "out"), str(root / "scratch"), report)
+        try:
+            metrics, facts = box.world.reports.metrics(report)
+            artifact = await box.world.store.commit(
+                work,
+                fingerprint=step.fingerprint,
+                type=step.produces or "report",
+                facts=msgspec.convert({**msgspec.to_builtins(step.facts), **facts}, type(step.facts), strict=False),
+                metrics=metrics,
+                provenance=self._provenance(),
+            )
+            if step.policy.out is not None:
+                await box.world.store.publish(artifact, step.policy.out)
+        except (QwendError, msgspec.ValidationError) as error:
+            if isinstance(error, QwendError):
+                box.post(NotCommitted("; ".join(error.lines()), error.code))
+            else:
+                box.post(NotCommitted(f"the engine's report is malformed: {error}"))
+        else:
+            box.post(Committed(artifact.digest))
+
+    def _provenance(self) -> dict[str, Any]:
+        box, step = self._box, self._box.compiled
+        row = box.row
+        return {
+            "recipe": row.recipe,
+            "step": row.step,
+            "run": row.run,
+            "engine": step.engine,
+            "plugin": step.plugin,
+            "parameters": step.options,
+            "ingredients": step.ingredients,
+            "inputs": box.producers,
+            "image": _image_record(step.image),
+            "runtime": step.runtime,
+            "flavour": step.flavour,
+            "command": list(step.command),
+            "started": row.started,
+            "ended": box.world.clock.wall(),
+            "peak_memory": row.exit.peak if row.exit else None,
+        }
+
+
+def _image_record(image: Any) -> dict[str, Any] | None:
+    if image is None:
+        return None
+    record = {"name": image.name, "digest": image.digest}
+    return {**record, "flavour": image.flavour} if isinstance(image, ImageSpec) else record
+
+
+def _folder(step: str) -> str:
+    """A step's name as a file name: `quant[Q8_0]` becomes `quant-Q8_0`."""
+    return "".join(char if char.isalnum() or char in "_.-" else "-" for char in step).strip("-.") or "step"
+
+
+def _threads(wanted: float | None, cpus: int) -> int:
+    return max(1, int(wanted)) if wanted else max(1, cpus)

@@ -1,0 +1,259 @@
+"""Routes signals to mailboxes, keeps runs apart, and picks up the pieces after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable
+from typing import Literal
+
+import msgspec
+
+from qwend.core.signals import Acquire, Go, Stop
+from qwend.effects import Progress, Realised, Runtime
+from qwend.errors import UsageError
+from qwend.model.event import Event
+from qwend.model.image import Image
+from qwend.model.plan import Compiled, CompiledStep, Plan
+from qwend.model.service import Exit, Handle, Run, Step
+from qwend.reconciler.mailbox import Mailbox
+from qwend.reconciler.runs import Drive
+from qwend.reconciler.world import World
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """All mailboxes and all runs of one daemon."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.boxes: dict[str, Mailbox] = {}
+        self.drives: dict[str, Drive] = {}
+        self._making: dict[str, asyncio.Lock] = {}
+        self._builds: dict[str, asyncio.Task[Realised]] = {}
+        self._listeners: list[asyncio.Task[None]] = []
+
+    # -- what is known -----------------------------------------------------------------------------
+
+    def rows(self, recipe: str | None = None) -> list[Step]:
+        """Every step's row, those of live mailboxes first-hand."""
+        stored = self.world.state.rows("step")
+        keys = dict.fromkeys([*stored, *self.boxes])
+        rows = [self.boxes[key].row if key in self.boxes else msgspec.convert(stored[key], Step) for key in keys]
+        return [row for row in rows if recipe is None or row.recipe == recipe]
+
+    def compiled(self, recipe: str) -> Compiled | None:
+        """The last plan of a recipe that was acted upon."""
+        row = self.world.state.rows("recipe").get(recipe)
+        return msgspec.convert(row["compiled"], Compiled) if row else None
+
+    def producers(self, compiled: Compiled, step: CompiledStep) -> dict[str, str]:
+        """The step's input names with the fingerprints of their producers."""
+        fingerprints = {other.name: other.fingerprint for other in compiled.steps}
+        return {edge.name: fingerprints[edge.step] for edge in step.inputs}
+
+    def box(self, compiled: Compiled, step: CompiledStep, run: str) -> Mailbox:
+        """The step's mailbox, made if there is none."""
+        key = f"{compiled.recipe}/{step.name}"
+        box = self.boxes.get(key)
+        if box is None:
+            stored = self.world.state.rows("step").get(key)
+            row = msgspec.convert(stored, Step) if stored else None
+            if row is None or row.kind != _kind(step):
+                row = Step(
+                    key, compiled.recipe, step.name, _kind(step), step.engine, step.fingerprint, run,
+                    runtime=step.runtime, image=step.image.name if step.image else "",
+                )  # fmt: skip
+            box = self.boxes[key] = Mailbox(row, step, self.producers(compiled, step), self.world)
+        return box
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    def active(self, recipe: str) -> Drive | None:
+        return self.drives.get(recipe)
+
+    async def start(self, run: Run, compiled: Compiled, plan: Plan) -> Drive:
+        """Begins a run. A run of the same recipe that is under way gives way: its jobs go on where the new
+        plan wants the very same ones, and are cancelled where it does not."""
+        old = self.drives.pop(compiled.recipe, None)
+        if old is not None and not old.over:
+            await old.cancel("superseded")
+            await self._drop_unwanted(old.compiled, compiled)
+        row = {"compiled": msgspec.to_builtins(compiled), "run": run.id}
+        await self.world.record(Event("recipe.planned", compiled.recipe, "recipe", row, run=run.id))
+        drive = self.drives[compiled.recipe] = Drive(run, compiled, plan, self)
+        return drive
+
+    async def _drop_unwanted(self, old: Compiled, new: Compiled) -> None:
+        wanted = {step.name: step.fingerprint for step in new.steps}
+        for step in old.steps:
+            box = self.boxes.get(f"{old.recipe}/{step.name}")
+            if box is None or box.row.kind != "job" or box.row.settled:
+                continue
+            if wanted.get(step.name) != step.fingerprint:
+                box.post(Stop("the recipe changed"))
+                await box.until(lambda row: row.settled)
+
+    def over(self, drive: Drive) -> None:
+        if self.drives.get(drive.compiled.recipe) is drive:
+            del self.drives[drive.compiled.recipe]
+
+    @contextlib.asynccontextmanager
+    async def making(self, fingerprint: str) -> AsyncIterator[None]:
+        """One maker per fingerprint at a time, whatever recipe it belongs to."""
+        lock = self._making.setdefault(fingerprint, asyncio.Lock())
+        async with lock:
+            yield
+        if not lock.locked():
+            self._making.pop(fingerprint, None)
+
+    async def realise(self, runtime: str, image: Image) -> Realised:
+        """The realised image; whoever asks meanwhile shares the build."""
+        key = f"{runtime} {image.digest}"
+        task = self._builds.get(key)
+        if task is None:
+            task = self._builds[key] = asyncio.create_task(self._build(runtime, image))
+            task.add_done_callback(lambda _: self._builds.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _build(self, runtime: str, image: Image) -> Realised:
+        builder = self.world.builders[runtime]
+        found = await builder.find(image)
+        if found is not None:
+            return found
+        subject = f"image {image.name}"
+        await self.world.record(Event("image.building", image.name, data={"digest": image.digest, "runtime": runtime}))
+
+        def tell(progress: Progress) -> None:
+            self.world.hub.tell(msgspec.structs.replace(progress, subject=subject))
+
+        realised = await builder.realise(image, tell)
+        data = {"digest": image.digest, "runtime": runtime, "seconds": realised.seconds}
+        await self.world.record(Event("image.built", image.name, data=data))
+        return realised
+
+    # -- stops -------------------------------------------------------------------------------------
+
+    async def down(self, recipe: str, kill: bool = False) -> list[Step]:
+        """Stops a recipe in reverse order of dependence; returns the rows of what was stopped."""
+        drive = self.drives.pop(recipe, None)
+        if drive is not None and not drive.over:
+            await drive.cancel()
+        compiled = self.compiled(recipe)
+        boxes = {box.row.step: box for box in self.boxes.values() if box.row.recipe == recipe}
+        live = {name: box for name, box in boxes.items() if box.row.alive or not box.row.settled}
+        users = _users(compiled) if compiled else {}
+        tasks: dict[str, asyncio.Task[Step]] = {}
+
+        async def stop(name: str) -> Step:
+            for user in users.get(name, ()):
+                if user in tasks:
+                    await tasks[user]
+            await live[name].post(Stop("down", kill))
+            return await live[name].until(lambda row: row.settled and row.state != "ready")
+
+        order = [step.name for step in reversed(compiled.steps)] if compiled else list(live)
+        for name in [*order, *live]:
+            if name in live and name not in tasks:
+                tasks[name] = asyncio.create_task(stop(name))
+        return list(await asyncio.gather(*tasks.values()))
+
+    async def kill(self, recipe: str) -> None:
+        """Ends what still stops: the second Ctrl-C."""
+        for box in self.boxes.values():
+            if box.row.recipe == recipe and box.row.alive:
+                box.post(Stop("killed", kill=True))
+
+    def find(self, key: str) -> Mailbox:
+        """The mailbox of `recipe/step`, made from the last plan if it is not live. Raises UsageError."""
+        if key in self.boxes:
+            return self.boxes[key]
+        recipe, _, name = key.partition("/")
+        compiled = self.compiled(recipe)
+        for step in compiled.steps if compiled else ():
+            if compiled is not None and step.name == name:
+                return self.box(compiled, step, "")
+        raise UsageError(f"there is no step {key}", code="no-such-step", hint="qwend ps --all lists them")
+
+    # -- recovery ----------------------------------------------------------------------------------
+
+    async def recover(self) -> dict[str, int]:
+        """Adopts what lives, ends what nobody knows, and goes on where the last daemon was cut off.
+
+        Returns counts: adopted, ended, restarted.
+        """
+        counts = {"adopted": 0, "ended": 0, "strays": 0}
+        rows = {row.key: row for row in self.rows() if row.alive or row.state in {"pending", "waiting", "backoff"}}
+        for name, runtime in self.world.runtimes.items():
+            living = await runtime.living()
+            ended = {exit.marker: exit for exit in await runtime.backlog()}
+            mine = {key: row for key, row in rows.items() if (row.runtime or "native") == name}
+            known = await self._adopt(mine, living, ended, counts)
+            for marker in living.keys() - known:
+                counts["strays"] += 1
+                await runtime.stop(living[marker], 2.0)
+            self._listeners.append(asyncio.create_task(self._listen(runtime), name=f"exits of {name}"))
+        return counts
+
+    async def _adopt(
+        self, rows: dict[str, Step], living: dict[str, Handle], ended: dict[str, Exit], counts: dict[str, int]
+    ) -> set[str]:
+        known: set[str] = set()
+        for row in rows.values():
+            compiled = self.compiled(row.recipe)
+            step = next((one for one in compiled.steps if one.name == row.step), None) if compiled else None
+            if compiled is None or step is None:
+                continue
+            box = self.box(compiled, step, row.run)
+            marker = f"{self.world.instance}:{row.marker}"
+            if not row.alive:
+                if row.state == "waiting":
+                    await box.enactor.perform(Acquire())
+                elif row.state == "backoff":
+                    box.post(Go())
+                continue
+            handle = living.get(marker)
+            if handle is not None:
+                known.add(marker)
+                counts["adopted"] += 1
+                await box.readopt(handle)
+            else:
+                counts["ended"] += 1
+                exit = ended.get(marker) or Exit(marker, lost=True, at=self.world.clock.wall())
+                box.enactor.ended(exit)
+        return known
+
+    async def _listen(self, runtime: Runtime) -> None:
+        async for exit in runtime.exits():
+            instance, _, marker = exit.marker.partition(":")
+            box = next((box for box in self.boxes.values() if box.row.alive and box.row.marker == marker), None)
+            if box is not None and instance == self.world.instance:
+                box.enactor.ended(exit)
+            await runtime.acknowledge(exit)
+
+    async def close(self) -> None:
+        """The daemon goes; what runs stays."""
+        for task in [*self._listeners, *(drive.task for drive in self.drives.values()), *self._builds.values()]:
+            task.cancel()
+        for box in self.boxes.values():
+            await box.close()
+
+
+def _kind(step: CompiledStep) -> Literal["job", "service"]:
+    return "service" if step.kind == "service" else "job"
+
+
+def _users(compiled: Compiled) -> dict[str, set[str]]:
+    users: dict[str, set[str]] = {}
+    for step in compiled.steps:
+        for producer in (*(edge.step for edge in step.inputs), *step.needs):
+            users.setdefault(producer, set()).add(step.name)
+    return users
+
+
+def unfinished(runs: Iterable[Run]) -> list[Run]:
+    """Runs that a crash cut off."""
+    return [run for run in runs if run.state in {"planned", "running"}]
+

@@ -1,0 +1,233 @@
+"""Walks a recipe's graph: each step starts when its inputs, its image and its gate allow it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from qwend.core.gate import evaluate, parse
+from qwend.core.signals import Go, Stop
+from qwend.effects import Realised
+from qwend.errors import GateRefused, OutOfResource, QwendError, StepFailed
+from qwend.model.artifact import Artifact
+from qwend.model.event import Event
+from qwend.model.image import Image
+from qwend.model.plan import Compiled, CompiledStep, Plan
+from qwend.model.service import Run, Step
+
+if TYPE_CHECKING:
+    from qwend.reconciler.reconciler import Reconciler
+
+log = logging.getLogger(__name__)
+
+
+class Skipped(Exception):
+    """A step did not start because `cause` failed."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Drive:
+    """One run under way. `done` holds its last row; followers read events from the hub."""
+
+    def __init__(self, run: Run, compiled: Compiled, plan: Plan, reconciler: Reconciler) -> None:
+        self.run = run
+        self.compiled = compiled
+        self.plan = plan
+        self.error: QwendError | None = None
+        self._reconciler = reconciler
+        self._world = reconciler.world
+        self._verbs = {action.step: action for action in plan.actions}
+        self._steps = {step.name: step for step in compiled.steps}
+        self._outcomes: dict[str, asyncio.Task[None]] = {}
+        self._images: dict[str, asyncio.Task[Realised]] = {}
+        self.task = asyncio.create_task(self._go(), name=f"run {run.id}")
+
+    @property
+    def over(self) -> bool:
+        return self.task.done()
+
+    async def cancel(self, state: str = "cancelled") -> None:
+        """Starts nothing more; what runs is left to its mailbox."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        for task in [*self._outcomes.values(), *self._images.values()]:
+            task.cancel()
+        await self._finish(state)
+
+    async def _go(self) -> None:
+        await self._save("running")
+        for action in self.plan.actions:
+            if action.verb == "stop":
+                self._outcomes[f"stop {action.step}"] = asyncio.create_task(self._stop(action.step, action.why))
+        for step in self.compiled.steps:
+            if step.name in self._verbs:
+                self._outcomes[step.name] = asyncio.create_task(self._drive(step))
+        for step in self.compiled.steps:
+            if self._needs_image(step):
+                self._image(step)
+        await asyncio.gather(*self._outcomes.values(), return_exceptions=True)
+        self.error = self._first_error()
+        state = "done" if self.error is None else "failed"
+        await self._finish("refused" if isinstance(self.error, GateRefused) else state)
+
+    def _first_error(self) -> QwendError | None:
+        for name, task in self._outcomes.items():
+            error = None if task.cancelled() else task.exception()
+            if isinstance(error, QwendError):
+                return error
+            if error is not None and not isinstance(error, Skipped):
+                log.error("run %s, step %s", self.run.id, name, exc_info=error)
+                return StepFailed(f"{name}: {error or type(error).__name__}", hint="qwend daemon log has more")
+        return None
+
+    async def _drive(self, step: CompiledStep) -> None:
+        for name in dict.fromkeys([*(edge.step for edge in step.inputs), *step.needs]):
+            await self._await(name)
+        if step.kind in {"source", "job"}:
+            artifact = await self._make(step)
+            await self._gate(step, artifact)
+        elif step.kind == "service":
+            await self._serve(step)
+
+    async def _await(self, name: str) -> None:
+        task = self._outcomes.get(name)
+        if task is None:
+            return
+        try:
+            await asyncio.shield(task)
+        except Skipped as skipped:
+            raise Skipped(skipped.cause) from None
+        except Exception:
+            raise Skipped(name) from None
+
+    async def _make(self, step: CompiledStep) -> Artifact:
+        verb = self._verbs[step.name].verb
+        async with self._reconciler.making(step.fingerprint):
+            found = await self._world.store.find(step.fingerprint)
+            if found is not None and verb != "run":
+                await self._cached(step, found)
+                return found
+            if verb == "reference" or (step.pin is not None and step.pin.local is not None):
+                return await self._reference(step)
+            if found is not None and step.name not in self.run.force:
+                await self._cached(step, found)
+                return found
+            return await self._run_job(step)
+
+    async def _reference(self, step: CompiledStep) -> Artifact:
+        pin = step.pin
+        if pin is None or pin.local is None:
+            raise StepFailed(f"{step.name}: nothing to refer to")
+        artifact = await self._world.store.reference(
+            pin.local,
+            fingerprint=step.fingerprint,
+            type=pin.type,
+            facts=step.facts,
+            provenance={"source": pin.ref, "identity": pin.identity},
+        )
+        await self._cached(step, artifact)
+        return artifact
+
+    async def _cached(self, step: CompiledStep, artifact: Artifact) -> None:
+        box = self._reconciler.box(self.compiled, step, self.run.id)
+        await box.cached(artifact.digest)
+        if step.policy.out is not None:
+            await self._world.store.publish(artifact, step.policy.out)
+
+    async def _run_job(self, step: CompiledStep) -> Artifact:
+        box = self._reconciler.box(self.compiled, step, self.run.id)
+        if not (box.row.state in {"waiting", "running"} and box.row.fingerprint == step.fingerprint):
+            await self._image(step)
+            box.adopt(step, self._reconciler.producers(self.compiled, step), self.run.id)
+            await box.post(Go())
+        row = await box.until(lambda row: row.settled)
+        if row.state != "succeeded":
+            raise _failure(step, row)
+        artifact = await self._world.store.find(step.fingerprint)
+        if artifact is None:
+            raise StepFailed(f"{step.name}: its artifact vanished from the store")
+        return artifact
+
+    async def _gate(self, step: CompiledStep, artifact: Artifact) -> None:
+        if not step.policy.expect:
+            return
+        metrics = {f"{step.name}.{name}": value for name, value in artifact.metrics.items()}
+        metrics |= artifact.metrics
+        for other in self.compiled.steps:
+            made = await self._world.store.find(other.fingerprint) if other.kind == "job" else None
+            for name, value in (made.metrics if made else {}).items():
+                metrics.setdefault(f"{other.name}.{name}", value)
+        verdicts = [evaluate(parse(text), metrics) for text in step.policy.expect]
+        refused = [verdict.figures for verdict in verdicts if not verdict.holds]
+        if refused:
+            await self._world.record(
+                Event("gate.refused", f"{self.compiled.recipe}/{step.name}", run=self.run.id, reason="; ".join(refused))
+            )
+            raise GateRefused(f"{step.name}: {'; '.join(refused)}", where=step.where or None)
+
+    async def _serve(self, step: CompiledStep) -> None:
+        verb = self._verbs[step.name].verb
+        box = self._reconciler.box(self.compiled, step, self.run.id)
+        producers = self._reconciler.producers(self.compiled, step)
+        if verb == "keep":
+            box.adopt(step, producers, self.run.id)
+        else:
+            await self._image(step)
+            if box.row.alive or box.row.state in {"waiting", "backoff"}:
+                await box.post(Stop(f"replaced: {self._verbs[step.name].why}"))
+                await box.until(lambda row: row.state in {"stopped", "failed"})
+            box.adopt(step, producers, self.run.id)
+            await box.post(Go())
+        row = await box.until(lambda row: row.settled)
+        if row.state != "ready":
+            raise _failure(step, row)
+
+    async def _stop(self, name: str, why: str) -> None:
+        box = self._reconciler.boxes.get(f"{self.compiled.recipe}/{name}")
+        if box is not None:
+            await box.post(Stop(why))
+            await box.until(lambda row: row.settled)
+
+    def _needs_image(self, step: CompiledStep) -> bool:
+        action = self._verbs.get(step.name)
+        return action is not None and action.verb in {"run", "start", "replace"} and step.image is not None
+
+    def _image(self, step: CompiledStep) -> asyncio.Task[Realised]:
+        """The step's image: its build begins with the run, side by side with what needs no image of its own."""
+        image = step.image
+        if image is None:
+            raise StepFailed(f"{step.name}: {step.engine} names no image")
+        key = f"{step.runtime} {image.digest}"
+        if key not in self._images:
+            self._images[key] = asyncio.create_task(self._build(step, image))
+        return self._images[key]
+
+    async def _build(self, step: CompiledStep, image: Image) -> Realised:
+        try:
+            return await self._reconciler.realise(step.runtime, image)
+        except QwendError as error:
+            raise type(error)(f"image {image.name}: {error.message}", code=error.code, hint=error.hint) from None
+
+    async def _finish(self, state: str) -> None:
+        await self._save(state)
+        self._reconciler.over(self)
+
+    async def _save(self, state: str) -> None:
+        error = self.error.to_dict() if self.error is not None else None
+        ended = None if state == "running" else self._world.clock.wall()
+        self.run = msgspec.structs.replace(self.run, state=state, error=error, ended=ended)
+        await self._world.record(
+            Event(f"run.{state}", self.run.id, "run", msgspec.to_builtins(self.run), run=self.run.id)
+        )
+
+
+def _failure(step: CompiledStep, row: Step) -> QwendError:
+    kind = OutOfResource if row.code in {"out-of-resource", "port-taken", "disk-full"} else StepFailed
+    return kind(f"{step.name}: {row.reason or row.state}", code=row.code or None, hint=f"qwend logs {row.key}")
+
