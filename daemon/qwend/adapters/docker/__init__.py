@@ -1,0 +1,1 @@
+"""Docker Engine: images built through BuildKit, steps run in hardened containers."""

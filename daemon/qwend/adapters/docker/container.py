@@ -1,0 +1,99 @@
+"""The container of a step, as the Engine API is asked for it. Pure: from an order to a JSON document."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from qwend.adapters.docker.connection import Engine
+from qwend.adapters.docker.identity import LOG, OWNED, labels
+from qwend.adapters.docker.mounts import REPORT, SCRATCH, Prepared, User
+from qwend.core.binding import bind
+from qwend.effects import Order
+
+NETWORK = "qwend"
+"""The bridge of all steps that have a network. Containers on it reach out, but not one another."""
+
+PIDS = 4096
+TMP_BYTES = 1 << 30
+LOG_FILES = {"max-size": "8m", "max-file": "3"}
+"""The engine's own bound on a container's output; our copy of it has its own (`logs`)."""
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+def container(order: Order, prepared: Prepared, user: User, engine: Engine) -> dict[str, Any]:
+    """The body of `POST /containers/create`: a step that can do nothing but its work.
+
+    No capabilities and no way to new ones, a read-only root, memory for temporary files, bounds on processes
+    and memory, no network unless declared, ports on the host's loopback only, no restart but ours.
+    """
+    argv, env = bind(order.launch, prepared.places)
+    networked = order.service or order.launch.network
+    environment = {
+        "HOME": "/tmp",
+        "USER": "qwend",  # the id need not be in the image's passwd file: programs ask these first
+        "LOGNAME": "qwend",
+        "TMPDIR": "/tmp",
+        "XDG_CACHE_HOME": f"{SCRATCH}/.cache" if order.scratch is not None else "/tmp/.cache",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "QWEND_REPORT": REPORT,
+        **({} if order.launch.network else _OFFLINE),
+        **({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if order.gpus else {}),
+        **order.env,
+        **env,
+    }
+    port = f"{order.port}/tcp" if order.port is not None and networked else None
+    published = {"HostIp": _address(order.host), "HostPort": str(order.port)}
+    host: dict[str, Any] = {
+        "AutoRemove": False,  # its exit code must be found after a crash of the daemon
+        "RestartPolicy": {"Name": "no"},
+        "Init": True,  # reaps zombies and passes signals on
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "Privileged": False,
+        "IpcMode": "private",
+        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={TMP_BYTES}"},
+        "Mounts": [mount.as_json() for mount in prepared.mounts],
+        "NetworkMode": NETWORK if networked else "none",
+        "PortBindings": {port: [published]} if port else {},
+        "LogConfig": {"Type": "json-file", "Config": dict(LOG_FILES)},
+        "OomScoreAdj": 500,  # where the whole machine runs out of memory, steps go before the daemon
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+    }
+    if engine.limits:
+        host["PidsLimit"] = PIDS
+        if order.memory is not None:
+            host["Memory"] = host["MemorySwap"] = order.memory  # equal: no swap on top
+    if order.launch.shm is not None:
+        host["ShmSize"] = order.launch.shm
+    if order.gpus:
+        host["DeviceRequests"] = [
+            {"DeviceIDs": list(order.gpus), "Capabilities": [["gpu", "compute", "utility"]]}
+        ]
+    return {
+        "Image": order.image.location,
+        "Entrypoint": list(argv),  # as the entry point: then no entry point of the image comes before it
+        "Cmd": [],
+        "Env": [f"{name}={value}" for name, value in environment.items()],
+        "User": user.spec,
+        "WorkingDir": SCRATCH if order.scratch is not None else "/tmp",
+        "Hostname": re.sub(r"[^a-z0-9]+", "-", order.identity.step.lower()).strip("-")[:40] or "step",
+        "Labels": {**labels(order.identity), LOG: order.log, OWNED: "\n".join(prepared.owned)},
+        "ExposedPorts": {port: {}} if port else {},
+        "Healthcheck": {"Test": ["NONE"]},  # qwend probes; a second opinion of the image would only cost
+        "StopSignal": "SIGTERM",
+        "AttachStdin": False,
+        "AttachStdout": False,
+        "AttachStderr": False,
+        "Tty": False,
+        "OpenStdin": False,
+        "NetworkDisabled": not networked,
+        "HostConfig": host,
+    }
+
+
+def _address(host: str) -> str:
+    return "127.0.0.1" if host == "localhost" else host

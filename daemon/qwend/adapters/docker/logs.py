@@ -1,0 +1,159 @@
+"""A copy of a container's output in a file of ours: bounded, and taken up again where it stopped.
+
+The engine keeps and rotates its own log, so a container is never held up by a slow reader. One thread per
+living container copies it. Beside the file lies `.<name>.at` with the engine's time of the last entry that
+was copied: a daemon that comes back after a crash asks for what came later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from pathlib import Path
+from typing import Any
+
+from qwend.adapters.docker.connection import Connection
+from qwend.adapters.docker.exits import seconds
+
+logger = logging.getLogger("qwend.docker")
+
+LIMIT = 16 << 20
+"""Bytes of a log before its older half is cut off."""
+
+_TIME_MAX = 40
+_BATCH = 256 << 10
+
+
+class LogFile:
+    """Appends entries of the engine's log (`<time> <bytes>`) to a file, and keeps the file below a limit."""
+
+    def __init__(self, path: Path, limit: int = LIMIT) -> None:
+        self.path = path
+        self.limit = limit
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        self._size = os.fstat(self._file).st_size
+        mark = path.with_name(f".{path.name}.at")
+        self._mark = os.open(mark, os.O_RDWR | os.O_CREAT, 0o600)
+        self.last = os.pread(self._mark, _TIME_MAX, 0).decode("ascii", "replace").strip()
+        if self.since() is None:
+            self.last = ""
+
+    def since(self) -> float | None:
+        """Seconds since 1970 to ask the engine from, None for the beginning."""
+        try:
+            return seconds(self.last) - 0.001  # a float holds no nanoseconds; entries told twice are dropped
+        except ValueError:
+            return None
+
+    def write(self, entries: list[bytes]) -> None:
+        """Appends entries; those that were written before are dropped."""
+        texts = []
+        for entry in entries:
+            time, _, text = entry.partition(b" ")
+            stamp = time.decode("ascii", "replace")
+            if len(stamp) > _TIME_MAX or not stamp > self.last:
+                continue
+            self.last = stamp
+            texts.append(text)
+        if not texts:
+            return
+        data = b"".join(texts)
+        _write(self._file, data)
+        self._size += len(data)
+        os.pwrite(self._mark, self.last.ljust(_TIME_MAX).encode(), 0)
+        if self._size > self.limit:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Keeps the newer half, from the beginning of a line. In place: who has it open follows on."""
+        kept = os.pread(self._file, self.limit // 2, max(0, self._size - self.limit // 2))
+        kept = kept[kept.find(b"\n") + 1 :]
+        os.ftruncate(self._file, 0)
+        _write(self._file, kept)
+        self._size = len(kept)
+
+    def close(self) -> None:
+        os.close(self._file)
+        os.close(self._mark)
+
+
+class LogCopy:
+    """Copies one container's output until it ends, or until `close`."""
+
+    def __init__(self, connection: Connection, container: str, path: str) -> None:
+        self._connection = connection
+        self._container = container
+        self._path = path
+        self._stream: Any = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"log-{container[:12]}", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still copies: a copy ends with its container, and where the engine went away."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the end; False if it did not come in time."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        self._closed = True
+        try:
+            if self._stream is not None:
+                self._stream.close()
+        except Exception as error:  # ended by the engine at the same moment
+            logger.debug("closing a log: %s", error)
+
+    def _run(self) -> None:
+        try:
+            copy(self._connection, self._container, self._path, follow=True, keep=self._keep)
+        except Exception as error:  # the step matters more; the next look takes it up again
+            if not self._closed:
+                logger.warning("the log of %s is not copied for now: %s", self._container[:12], error)
+
+    def _keep(self, stream: Any) -> None:
+        self._stream = stream
+
+
+def copy(connection: Connection, container: str, path: str, *, follow: bool, keep: Any = None) -> None:
+    """Appends to `path` what the container wrote since the last copy. Blocks; with `follow` until it ends."""
+    file = LogFile(Path(path))
+    try:
+        since = file.since()
+        arguments: dict[str, Any] = {"stream": True, "follow": follow, "timestamps": True}
+        if since is not None:
+            arguments["since"] = since
+        stream = connection.call_blocking(lambda client: client.logs(container, **arguments))
+        if keep is not None:
+            keep(stream)
+        batch: list[bytes] = []
+        size = 0
+        for entry in stream:
+            batch.append(entry)
+            size += len(entry)
+            if size > _BATCH or not _more_waits(stream):
+                file.write(batch)
+                batch, size = [], 0
+        file.write(batch)
+    finally:
+        file.close()
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _more_waits(stream: Any) -> bool:
+    """Whether the engine has sent more already, so that a write can wait. A wrong no costs one write."""
+    try:
+        sock = stream._response.raw._fp.fp.raw._sock
+        return bool(select.select([sock], [], [], 0)[0])
+    except (AttributeError, OSError, ValueError):
+        return False

@@ -1,0 +1,91 @@
+"""Orders, and a real engine where one answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from qwend.adapters.docker.identity import INSTANCE
+from qwend.adapters.docker.runtime import DockerRuntime
+from qwend.effects import Order, Realised
+from qwend.model.launch import Launch
+from qwend.model.service import Identity
+
+MakeOrder = Callable[..., Order]
+
+
+@pytest.fixture
+def instance() -> str:
+    """An instance that no other test has."""
+    return "test-" + secrets.token_hex(8)
+
+
+@pytest.fixture
+def make_order(tmp_path: Path, instance: str) -> MakeOrder:
+    """Builds an order whose folders lie in the test's own folder."""
+
+    def make(
+        *argv: Any,
+        step: str = "step",
+        generation: int = 1,
+        image: str = "none",
+        launch: Any = None,
+        **fields: Any,
+    ) -> Order:
+        home = tmp_path / f"{step}-{generation}"
+        (home / "out").mkdir(parents=True, exist_ok=True)
+        order: dict[str, Any] = {
+            "identity": Identity(
+                instance=instance,
+                run="01J0000000000000000000000",
+                recipe="recipe",
+                step=step,
+                fingerprint="f" * 64,
+                generation=generation,
+            ),
+            "launch": launch or Launch(argv=argv),
+            "image": Realised(key="test", kind="oci", location=image, digest="0" * 64),
+            "inputs": {},
+            "log": str(home / "log"),
+            "report": str(home / "report.jsonl"),
+            "work": str(home),
+            "output": str(home / "out"),
+        }
+        return Order(**{**order, **fields})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def engine() -> Any:
+    """A client of the engine that answers here."""
+    try:
+        client = docker.from_env(timeout=30).api
+        client.ping()
+    except Exception as error:
+        pytest.skip(f"no Docker Engine answers: {error}")
+    return client
+
+
+@pytest.fixture(scope="session")
+def base(engine: Any) -> str:
+    """The id of the local base image."""
+    found = engine.images(filters={"label": "org.qwend.base.key"})
+    if not found:
+        pytest.skip("the engine has no local base image (images/make-base makes it)")
+    return str(found[0]["Id"])
+
+
+@pytest.fixture
+async def runtime(engine: Any, instance: str, tmp_path: Path) -> AsyncIterator[DockerRuntime]:
+    """A runtime of its own instance, whose containers are gone afterwards."""
+    made = DockerRuntime(instance, secrets_root=tmp_path / "secrets")
+    yield made
+    await made.close()
+    for container in engine.containers(all=True, filters={"label": f"{INSTANCE}={instance}"}):
+        engine.remove_container(container["Id"], force=True, v=True)
