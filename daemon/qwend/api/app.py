@@ -73,7 +73,10 @@ def application(control: Control) -> Starlette:
         return Response(openapi, media_type="application/json")
 
     table = [Route(path, _guarded(handler), methods=[method]) for path, method, _, _, handler in routes]
-    return Starlette(routes=[*table, Route("/v1/openapi.json", describe)], exception_handlers={404: _missing, 405: _missing})
+    return Starlette(
+        routes=[*table, Route("/v1/openapi.json", describe)],
+        exception_handlers={404: _missing, 405: _missing},
+    )
 
 
 RouteRow = tuple[str, str, str, type[msgspec.Struct] | None, Handler]
@@ -116,7 +119,12 @@ def _routes(c: Control) -> list[RouteRow]:
 
     async def logs(request: Request) -> Response:
         query = request.query_params
-        stream = c.logs(_key(request), _flag(request, "follow"), _number(query.get("tail"), int), _number(query.get("since"), float))
+        stream = c.logs(
+            _key(request),
+            _flag(request, "follow"),
+            _number(query.get("tail"), int),
+            _number(query.get("since"), float),
+        )
         return StreamingResponse(await _primed(stream), media_type="text/plain; charset=utf-8")
 
     async def events(request: Request) -> Response:
@@ -219,7 +227,9 @@ def _guarded(handler: Handler) -> Handler:
 
 def _bug(error: Exception) -> QwendError:
     return QwendError(
-        f"the daemon met a bug: {type(error).__name__}: {error}", code="bug", hint="qwend daemon status names its log"
+        f"the daemon met a bug: {type(error).__name__}: {error}",
+        code="bug",
+        hint="qwend daemon status names its log",
     )
 
 

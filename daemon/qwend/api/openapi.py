@@ -18,7 +18,9 @@ _QUERIES = {
 _STREAMS = re.compile(r"/v1/(plan|runs|lock|events|down|.*/(follow|down|verify|build|\{verb\}))$")
 
 
-def document(routes: Iterable[tuple[str, str, str, type[msgspec.Struct] | None]], version: str) -> dict[str, Any]:
+def document(
+    routes: Iterable[tuple[str, str, str, type[msgspec.Struct] | None]], version: str
+) -> dict[str, Any]:
     """An OpenAPI 3.1 document. Streams are `application/x-ndjson`: one JSON object a line."""
     routes = list(routes)
     bodies = [body for _, _, _, body in routes if body is not None]
@@ -29,10 +31,15 @@ def document(routes: Iterable[tuple[str, str, str, type[msgspec.Struct] | None]]
         plain = _PARAMETER.sub(r"{\1}", path)
         operation: dict[str, Any] = {
             "summary": summary,
-            "operationId": f"{method.lower()}{re.sub(r'[^a-z]+', '_', plain.removeprefix('/v1'))}".rstrip("_"),
+            "operationId": f"{method.lower()}{re.sub(r'[^a-z]+', '_', plain.removeprefix('/v1'))}".rstrip(
+                "_"
+            ),
             "parameters": _parameters(plain),
             "responses": {
-                "200": {"description": "done", "content": {_media(plain): {"schema": {"type": ["object", "string"]}}}},
+                "200": {
+                    "description": "done",
+                    "content": {_media(plain): {"schema": {"type": ["object", "string"]}}},
+                },
                 "default": {"description": "an error", "content": {"application/json": {"schema": _ERROR}}},
             },
         }

@@ -68,9 +68,14 @@ async def serve(app: ASGIApp, sock: socket.socket, stop: asyncio.Event) -> None:
     """Serves until `stop` is set; requests under way get a moment to end."""
     server = Server(
         uvicorn.Config(
-            app, log_config=None, access_log=False, http=SameUser, lifespan="off", ws="none",
+            app,
+            log_config=None,
+            access_log=False,
+            http=SameUser,
+            lifespan="off",
+            ws="none",
             timeout_graceful_shutdown=1,
-        )  # fmt: skip
+        )
     )
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     waiting = asyncio.create_task(stop.wait())

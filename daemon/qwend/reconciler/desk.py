@@ -7,6 +7,7 @@ kept by the state room, since a service keeps its port over restarts of everythi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -105,10 +106,8 @@ class Desk:
 
     async def _run(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _AGAIN_S if self._queue else None)
-            except TimeoutError:
-                pass
             self._wake.clear()
             try:
                 await self._serve()

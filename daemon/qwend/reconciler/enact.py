@@ -136,17 +136,23 @@ class Enactor:
             raise StepFailed(f"{step.engine} names no image", code="no-image")
         image = await world.builders[step.runtime].find(step.image)
         if image is None:
-            raise StepFailed(f"image {step.image.name} is not there any more", hint="run the same command again")
+            raise StepFailed(
+                f"image {step.image.name} is not there any more", hint="run the same command again"
+            )
         inputs: dict[str, str] = {}
         for name, fingerprint in box.producers.items():
             artifact = await world.store.find(fingerprint)
             if artifact is None:
-                raise StepFailed(f"the artifact of {name} is not in the store any more", hint="run qwend up again")
+                raise StepFailed(
+                    f"the artifact of {name} is not in the store any more", hint="run qwend up again"
+                )
             inputs[name] = artifact.location
         work = await self._work(launch)
         missing = [name for name in step.secrets if name not in world.secrets]
         if missing:
-            raise StepFailed(f"waiting for secret {', '.join(missing)}", hint="run qwend up again with it set")
+            raise StepFailed(
+                f"waiting for secret {', '.join(missing)}", hint="run qwend up again with it set"
+            )
         row = box.row
         return Order(
             identity=self.identity(row),
@@ -180,7 +186,9 @@ class Enactor:
         return Work(str(root), str(root / "out"), str(root / "scratch"), str(root / "report.jsonl"))
 
     def identity(self, row: Step) -> Identity:
-        return Identity(self._box.world.instance, row.run, row.recipe, row.step, row.fingerprint, row.generation)
+        return Identity(
+            self._box.world.instance, row.run, row.recipe, row.step, row.fingerprint, row.generation
+        )
 
     def log_path(self) -> Path:
         row = self._box.row
@@ -277,7 +285,9 @@ class Enactor:
         if exit.ok or box.row.after:
             box.post(Ended(exit))
             return
-        words, port_taken = box.world.reports.last_words(self._launch(), str(self.log_path()), self.report_path())
+        words, port_taken = box.world.reports.last_words(
+            self._launch(), str(self.log_path()), self.report_path()
+        )
         taken = port_taken or (exit.code is not None and exit.code == self._launch().port_taken_exit)
         how = exit.describe()
         box.post(Ended(exit, f"{how}: {words}" if words else how, taken))
@@ -293,7 +303,9 @@ class Enactor:
                 work,
                 fingerprint=step.fingerprint,
                 type=step.produces or "report",
-                facts=msgspec.convert({**msgspec.to_builtins(step.facts), **facts}, type(step.facts), strict=False),
+                facts=msgspec.convert(
+                    {**msgspec.to_builtins(step.facts), **facts}, type(step.facts), strict=False
+                ),
                 metrics=metrics,
                 provenance=self._provenance(),
             )

@@ -59,7 +59,12 @@ class Mailbox:
     async def cached(self, digest: str) -> None:
         """The step's artifact is there already; nothing runs."""
         row = msgspec.structs.replace(
-            self.row, state="cached", artifact=digest, fingerprint=self.compiled.fingerprint, reason="", exit=None
+            self.row,
+            state="cached",
+            artifact=digest,
+            fingerprint=self.compiled.fingerprint,
+            reason="",
+            exit=None,
         )
         if row != self.row:
             event = self._event(self.row, row)

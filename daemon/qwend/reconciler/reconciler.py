@@ -41,7 +41,9 @@ class Reconciler:
         """Every step's row, those of live mailboxes first-hand."""
         stored = self.world.state.rows("step")
         keys = dict.fromkeys([*stored, *self.boxes])
-        rows = [self.boxes[key].row if key in self.boxes else msgspec.convert(stored[key], Step) for key in keys]
+        rows = [
+            self.boxes[key].row if key in self.boxes else msgspec.convert(stored[key], Step) for key in keys
+        ]
         return [row for row in rows if recipe is None or row.recipe == recipe]
 
     def compiled(self, recipe: str) -> Compiled | None:
@@ -124,7 +126,9 @@ class Reconciler:
         if found is not None:
             return found
         subject = f"image {image.name}"
-        await self.world.record(Event("image.building", image.name, data={"digest": image.digest, "runtime": runtime}))
+        await self.world.record(
+            Event("image.building", image.name, data={"digest": image.digest, "runtime": runtime})
+        )
 
         def tell(progress: Progress) -> None:
             self.world.hub.tell(msgspec.structs.replace(progress, subject=subject))
@@ -185,7 +189,9 @@ class Reconciler:
         Returns counts: adopted, ended, restarted.
         """
         counts = {"adopted": 0, "ended": 0, "strays": 0}
-        rows = {row.key: row for row in self.rows() if row.alive or row.state in {"pending", "waiting", "backoff"}}
+        rows = {
+            row.key: row for row in self.rows() if row.alive or row.state in {"pending", "waiting", "backoff"}
+        }
         for name, runtime in self.world.runtimes.items():
             living = await runtime.living()
             ended = {exit.marker: exit for exit in await runtime.backlog()}
@@ -228,14 +234,20 @@ class Reconciler:
     async def _listen(self, runtime: Runtime) -> None:
         async for exit in runtime.exits():
             instance, _, marker = exit.marker.partition(":")
-            box = next((box for box in self.boxes.values() if box.row.alive and box.row.marker == marker), None)
+            box = next(
+                (box for box in self.boxes.values() if box.row.alive and box.row.marker == marker), None
+            )
             if box is not None and instance == self.world.instance:
                 box.enactor.ended(exit)
             await runtime.acknowledge(exit)
 
     async def close(self) -> None:
         """The daemon goes; what runs stays."""
-        for task in [*self._listeners, *(drive.task for drive in self.drives.values()), *self._builds.values()]:
+        for task in [
+            *self._listeners,
+            *(drive.task for drive in self.drives.values()),
+            *self._builds.values(),
+        ]:
             task.cancel()
         for box in self.boxes.values():
             await box.close()
@@ -256,4 +268,3 @@ def _users(compiled: Compiled) -> dict[str, set[str]]:
 def unfinished(runs: Iterable[Run]) -> list[Run]:
     """Runs that a crash cut off."""
     return [run for run in runs if run.state in {"planned", "running"}]
-

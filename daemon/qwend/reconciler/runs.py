@@ -64,7 +64,9 @@ class Drive:
         await self._save("running")
         for action in self.plan.actions:
             if action.verb == "stop":
-                self._outcomes[f"stop {action.step}"] = asyncio.create_task(self._stop(action.step, action.why))
+                self._outcomes[f"stop {action.step}"] = asyncio.create_task(
+                    self._stop(action.step, action.why)
+                )
         for step in self.compiled.steps:
             if step.name in self._verbs:
                 self._outcomes[step.name] = asyncio.create_task(self._drive(step))
@@ -83,7 +85,9 @@ class Drive:
                 return error
             if error is not None and not isinstance(error, Skipped):
                 log.error("run %s, step %s", self.run.id, name, exc_info=error)
-                return StepFailed(f"{name}: {error or type(error).__name__}", hint="qwend daemon log has more")
+                return StepFailed(
+                    f"{name}: {error or type(error).__name__}", hint="qwend daemon log has more"
+                )
         return None
 
     async def _drive(self, step: CompiledStep) -> None:
@@ -167,7 +171,12 @@ class Drive:
         refused = [verdict.figures for verdict in verdicts if not verdict.holds]
         if refused:
             await self._world.record(
-                Event("gate.refused", f"{self.compiled.recipe}/{step.name}", run=self.run.id, reason="; ".join(refused))
+                Event(
+                    "gate.refused",
+                    f"{self.compiled.recipe}/{step.name}",
+                    run=self.run.id,
+                    reason="; ".join(refused),
+                )
             )
             raise GateRefused(f"{step.name}: {'; '.join(refused)}", where=step.where or None)
 
@@ -212,7 +221,9 @@ class Drive:
         try:
             return await self._reconciler.realise(step.runtime, image)
         except QwendError as error:
-            raise type(error)(f"image {image.name}: {error.message}", code=error.code, hint=error.hint) from None
+            raise type(error)(
+                f"image {image.name}: {error.message}", code=error.code, hint=error.hint
+            ) from None
 
     async def _finish(self, state: str) -> None:
         await self._save(state)
@@ -229,5 +240,6 @@ class Drive:
 
 def _failure(step: CompiledStep, row: Step) -> QwendError:
     kind = OutOfResource if row.code in {"out-of-resource", "port-taken", "disk-full"} else StepFailed
-    return kind(f"{step.name}: {row.reason or row.state}", code=row.code or None, hint=f"qwend logs {row.key}")
-
+    return kind(
+        f"{step.name}: {row.reason or row.state}", code=row.code or None, hint=f"qwend logs {row.key}"
+    )
