@@ -1,0 +1,143 @@
+"""The processes of this machine at one moment, and which of them belong to a step.
+
+A step's processes carry its marker in their environment, which every child inherits, `setsid` and double
+forks or not. Where a program wiped its environment block (some set their title there), kinship finds it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from qwend.adapters.native import darwin
+from qwend.adapters.native.identity import ProcessIdentity, boot_id, parse_stat, read_file
+
+MARKER = "QWEND_MARKER"
+"""The variable that holds a step's marker."""
+
+KEEP_ENVIRONMENT = {"SPT_NOENV": "1"}
+"""Tells the setproctitle package (vLLM uses it) to leave the environment block, so the marker, alone."""
+
+
+class Process(NamedTuple):
+    """A living process; `marker` is None where it has none of this instance."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: int
+    marker: str | None
+
+    @property
+    def identity(self) -> ProcessIdentity:
+        return ProcessIdentity(self.pid, self.started, boot_id())
+
+
+class ProcessTable:
+    """All living processes, by pid. Zombies are not among them."""
+
+    def __init__(self, rows: Iterable[Process]) -> None:
+        self.rows = {row.pid: row for row in rows}
+        self._children: dict[int, list[Process]] = {}
+        for row in self.rows.values():
+            self._children.setdefault(row.parent, []).append(row)
+
+    def holds(self, identity: ProcessIdentity) -> bool:
+        row = self.rows.get(identity.pid)
+        return row is not None and row.identity == identity
+
+    def markers(self) -> dict[str, list[Process]]:
+        """The marked processes, by marker."""
+        found: dict[str, list[Process]] = {}
+        for row in self.rows.values():
+            if row.marker is not None:
+                found.setdefault(row.marker, []).append(row)
+        return found
+
+    def tree(
+        self, marker: str, main: ProcessIdentity | None = None, reaper: int | None = None
+    ) -> list[Process]:
+        """Every living process of a step, oldest first.
+
+        These are the marked ones, the known `main` process and its session, orphans of that session that
+        `reaper` (supervisord, which has no other children) took in, and the descendants of all of these,
+        except where another step's marker begins. Never the process that asks, never the reaper.
+        """
+        seeds = [row for row in self.rows.values() if row.marker == marker]
+        if main is not None:
+            leads = self.holds(main)
+            seeds += [
+                row
+                for row in self.rows.values()
+                if row.session == main.pid and (leads or (row.parent == reaper and reaper is not None))
+            ]
+        found: dict[int, Process] = {}
+        while seeds:
+            row = seeds.pop()
+            if row.pid not in found and row.marker in (None, marker):
+                found[row.pid] = row
+                seeds += self._children.get(row.pid, ())
+        for spared in (os.getpid(), reaper):
+            found.pop(spared or 0, None)
+        return sorted(found.values(), key=lambda row: (row.started, row.pid))
+
+    def descends(self, row: Process, ancestor: int) -> bool:
+        """Whether `ancestor` is among the row's parents."""
+        seen: set[int] = set()
+        above: Process | None = row
+        while above is not None and above.pid not in seen:
+            seen.add(above.pid)
+            if above.parent == ancestor:
+                return True
+            above = self.rows.get(above.parent)
+        return False
+
+
+def main_of(tree: list[Process]) -> Process | None:
+    """The process that the others of a tree come from: the oldest whose parent is not in the tree."""
+    pids = {row.pid for row in tree}
+    return next((row for row in tree if row.parent not in pids), None)
+
+
+def look(instance: str) -> ProcessTable:
+    """All processes now, with the markers of one instance. Milliseconds on Linux; blocks."""
+    if sys.platform == "darwin":
+        return ProcessTable(_from_ps(instance, darwin.snapshot()))
+    return ProcessTable(_from_proc(instance))
+
+
+def _from_proc(instance: str) -> Iterable[Process]:
+    wanted = re.compile(rb"(?:\A|\0)%s=(%s:[^\0]+)" % (MARKER.encode(), re.escape(os.fsencode(instance))))
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            stat = parse_stat(read_file(f"/proc/{name}/stat"))
+        except OSError:
+            continue  # it went between the listing and now
+        if stat.dead:
+            continue
+        try:
+            found = wanted.search(read_file(f"/proc/{name}/environ"))
+        except OSError:
+            found = None  # another user's, or it went
+        marker = os.fsdecode(found[1]) if found else None
+        yield Process(int(name), stat.parent, stat.group, stat.session, stat.started, marker)
+
+
+def _from_ps(instance: str, rows: Iterable[tuple[darwin.Row, str | None]]) -> Iterable[Process]:
+    wanted = re.compile(rf"(?:\A|\s){MARKER}=({re.escape(instance)}:\S+)")
+    for row, environment in rows:
+        if row.dead:
+            continue
+        found = wanted.search(environment) if environment else None
+        yield Process(row.pid, row.parent, row.group, row.session, row.started, found[1] if found else None)
+
+
+def with_marker(environment: Mapping[str, str], marker: str) -> dict[str, str]:
+    """A step's environment as it is started with."""
+    return {**KEEP_ENVIRONMENT, **environment, MARKER: marker}
