@@ -10,7 +10,7 @@ from qwend.effects import Order
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """Advice, not a wall: a native process of the user's can reach what the user can. Docker enforces it."""
 
-_NETWORK = (
+NETWORK = (
     "http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE", "MODELSCOPE_DOMAIN", "MODELSCOPE_ENDPOINT",
@@ -41,7 +41,7 @@ def environment(order: Order, settings: Mapping[str, str]) -> dict[str, str]:
         "QWEND_REPORT": order.report,
     }
     if order.launch.network:
-        env |= {name: os.environ[name] for name in _NETWORK if name in os.environ} | dict(settings)
+        env |= {name: os.environ[name] for name in NETWORK if name in os.environ} | dict(settings)
     else:
         env |= _OFFLINE
     return {**env, **order.env}

@@ -1,0 +1,65 @@
+"""What this machine can do, and what to install for more: `qwend doctor`."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from typing import Any
+
+import msgspec
+
+from qwend.api.control import Json
+from qwend.model.host import Host
+from qwend.model.memory import human
+from qwend.reconciler.world import World
+
+_LOW_DISK = 10 * 1024**3
+
+
+class Diagnosis:
+    """Describes the machine as it is now."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def describe(self) -> Json:
+        host = await self._world.machine.observe()
+        disk = shutil.disk_usage(self._world.home)
+        return {
+            "host": msgspec.to_builtins(host),
+            "flavours": list(host.flavours()),
+            "runtimes": [_native(), _docker(host, "docker" in self._world.runtimes)],
+            "home": self._world.home,
+            "disk": {"free": disk.free, "total": disk.total},
+            "python": platform.python_version(),
+            "warnings": _warnings(host, disk.free),
+        }
+
+
+def _native() -> dict[str, Any]:
+    compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    detail = "locked environments under supervisord"
+    using = f"compiles with {compiler}" if compiler else "compiles with zig from the package index"
+    return {"name": "native", "ready": True, "detail": f"{detail}; {using}", "hint": ""}
+
+
+def _docker(host: Host, wired: bool) -> dict[str, Any]:
+    if host.docker is None:
+        hint = "install Docker Engine or start it; the native runtime does not need it"
+        return {"name": "docker", "ready": False, "detail": "no engine answers", "hint": hint}
+    cards = {True: "gives containers a card", False: "gives containers no card", None: ""}[host.docker_gpus]
+    detail = "; ".join(part for part in (f"engine {host.docker}", cards) if part)
+    return {"name": "docker", "ready": wired, "detail": detail, "hint": ""}
+
+
+def _warnings(host: Host, free: int) -> list[str]:
+    found = []
+    if free < _LOW_DISK:
+        found.append(f"only {human(free)} of disk are free: models are large (qwend store prune makes room)")
+    if "microsoft" in platform.release().lower() and not host.gpus:
+        found.append("this is WSL2 without a card: install NVIDIA's driver for WSL on Windows, not in here")
+    if host.system == "windows":
+        found.append("Windows itself is not supported: run qwend inside WSL2")
+    if host.gpus and host.driver is None:
+        found.append("a card is there but its driver's version cannot be told")
+    return found

@@ -1,0 +1,120 @@
+"""`NAME.lock` beside `NAME.yaml`: resolved revisions, so that the same recipe brings the same bytes.
+
+As in uv: `up` honours it and works offline from it, writes it where it is missing, and never changes a
+pin by itself. It names no host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from qwend.api.control import RecipeRequest
+from qwend.errors import OutOfResource, UsageError
+from qwend.model.artifact import Pin
+
+_VERSION = 1
+_HEADER = b"# Resolved by qwend. Commit it; `qwend lock --upgrade NAME` changes it.\n"
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int = _VERSION
+    pins: dict[str, Pin] = {}
+
+
+class LockFile:
+    """The lock of one recipe; `changes` says what `write` would change."""
+
+    def __init__(self, path: Path | None, pins: dict[str, Pin]) -> None:
+        self.path = path
+        self._pins = pins
+        self._old = dict(pins)
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.path else "the lock"
+
+    @staticmethod
+    def read(request: RecipeRequest, smoke: bool) -> LockFile:
+        """The lock beside the first file. A smoke run and a recipe from standard input have none.
+
+        Raises UsageError for a lock that is malformed or of a newer qwend.
+        """
+        first = request.files[0].path if request.files else "-"
+        if smoke or not os.path.isabs(first):
+            return LockFile(None, {})
+        path = Path(first).with_suffix(".lock")
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return LockFile(path, {})
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}", code="bad-lock") from None
+        body = b"\n".join(line for line in data.splitlines() if not line.startswith(b"#"))
+        try:
+            content = msgspec.json.decode(body, type=_Content)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{path} is no lock: {error}", code="bad-lock", hint="remove it; qwend lock writes it anew"
+            ) from None
+        if content.version > _VERSION:
+            raise UsageError(f"{path} was written by a newer qwend", code="bad-lock", hint="upgrade qwend")
+        return LockFile(path, dict(content.pins))
+
+    def pin(self, name: str, refs: Sequence[str]) -> Pin | None:
+        """What is pinned for a source, as long as the recipe still names that reference."""
+        pin = self._pins.get(name)
+        return pin if pin is not None and pin.ref in refs else None
+
+    def set(self, name: str, pin: Pin) -> None:
+        self._pins[name] = pin
+
+    @property
+    def changes(self) -> list[str]:
+        found = []
+        for name, pin in sorted(self._pins.items()):
+            old = self._old.get(name)
+            if old is None:
+                found.append(f"{name}: {pin.identity}")
+            elif old.identity != pin.identity:
+                found.append(f"{name}: {old.identity} → {pin.identity}")
+        return found
+
+    def write(self) -> bool:
+        """Writes the lock if it changed, whole or not at all. A folder that cannot be written is no reason to
+        fail a run: then nothing is written and False returned. Raises OutOfResource for a full disk."""
+        if self.path is None or not self.changes:
+            return False
+        # What lies in a cache of this machine is no part of a lock that others use.
+        pins = {
+            name: msgspec.structs.replace(
+                pin, local=None, files=tuple(msgspec.structs.replace(file, local=None) for file in pin.files)
+            )
+            for name, pin in sorted(self._pins.items())
+        }
+        body = msgspec.json.format(msgspec.json.encode(_Content(pins=pins), order="sorted"), indent=2)
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        except PermissionError:
+            return False
+        except OSError as error:
+            if error.errno == 30:  # EROFS
+                return False
+            raise OutOfResource(f"cannot write {self.path}: {error.strerror}", code="disk-full") from None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_HEADER + body + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise OutOfResource(f"cannot write {self.path}: {error.strerror}", code="disk-full") from None
+        return True

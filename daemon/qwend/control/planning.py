@@ -1,0 +1,225 @@
+"""From a recipe's text to a plan: load, resolve, observe, compile, plan.
+
+Resolving is the only part that may reach the network, and it does so in a child process. What a lock beside
+the recipe pins is taken from there, so that a locked recipe plans offline.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from qwend.api.control import RecipeRequest
+from qwend.control.lockfile import LockFile
+from qwend.core.planner import Snapshot, plan
+from qwend.core.recipe_text import RecipeFile
+from qwend.effects import Progress
+from qwend.errors import QwendError, Unreachable, UsageError
+from qwend.model.artifact import Pin
+from qwend.model.host import Host
+from qwend.model.plan import Compiled, Plan
+from qwend.model.source import Question
+from qwend.reconciler.reconciler import Reconciler
+from qwend.wire import Candidate, Loaded, LoadRequest, Wanted
+from qwend.wire import RecipeRequest as PlainRequest
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Progress], None]
+
+
+class Worker(Protocol):
+    """The planner worker, as far as planning needs it."""
+
+    async def load(self, request: LoadRequest) -> Loaded: ...
+
+    async def compile(
+        self, request: LoadRequest, pins: Mapping[str, Pin], have: Compiled | None = None
+    ) -> Compiled: ...
+
+
+class Asker(Protocol):
+    """Runs a question in a child process."""
+
+    async def ask(self, question: Question, tell: Tell) -> Pin:
+        """The pin that it prints. Raises Unreachable where no hub answers, QwendError for its other answers."""
+        ...
+
+
+class Images(Protocol):
+    """Which images are realised."""
+
+    async def keys(self) -> set[tuple[str, str]]:
+        """Kind and key of each, as `core.planner.realisation` names them."""
+        ...
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A plan with all that acting on it needs."""
+
+    compiled: Compiled
+    plan: Plan
+    lock: LockFile
+    host: Host
+
+
+class Planning:
+    """Plans recipes, one at a time for each caller; several callers may plan at once."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        asker: Asker,
+        images: Images,
+        reconciler: Reconciler,
+        *,
+        runtime: str | None,
+        runtimes: Callable[[Host], tuple[str, ...]],
+    ) -> None:
+        self._worker = worker
+        self._asker = asker
+        self._images = images
+        self._reconciler = reconciler
+        self._runtime = runtime
+        self._runtimes = runtimes
+
+    async def plan(self, request: RecipeRequest, tell: Tell) -> Planned:
+        """What an `up` would do. Raises UsageError for what is wrong with the recipe, all of it at once."""
+        world = self._reconciler.world
+        host = await world.machine.observe()
+        load = LoadRequest(_plain(request), host, self._runtimes(host), self._runtime)
+        loaded = await self._worker.load(load)
+        for warning in loaded.warnings:
+            log.info("%s: %s", loaded.recipe, warning)
+        lock = LockFile.read(request, request.smoke)
+        pins = await self._pins(loaded, lock, request, tell)
+        compiled = await self._worker.compile(load, pins, self._reconciler.compiled(loaded.recipe))
+        return Planned(compiled, await self.again(compiled, request.force, host), lock, host)
+
+    async def again(self, compiled: Compiled, force: Sequence[str], host: Host | None = None) -> Plan:
+        """What is left to do of a compiled recipe."""
+        world = self._reconciler.world
+        old = self._reconciler.compiled(compiled.recipe)
+        snapshot = Snapshot(
+            host=host or await world.machine.observe(),
+            artifacts=await self._whole(compiled),
+            images=await self._images.keys(),
+            rows={row.step: row for row in self._reconciler.rows(compiled.recipe)},
+            previous={step.name: step for step in old.steps} if old else {},
+        )
+        return plan(compiled, snapshot, force)
+
+    async def _whole(self, compiled: Compiled) -> frozenset[str]:
+        store = self._reconciler.world.store
+        made = {step.fingerprint for step in compiled.steps if step.kind in {"source", "job"}}
+        return frozenset([one for one in made if await store.find(one) is not None])
+
+    async def _pins(
+        self, loaded: Loaded, lock: LockFile, request: RecipeRequest, tell: Tell
+    ) -> dict[str, Pin]:
+        pins: dict[str, Pin] = {}
+        problems: list[QwendError] = []
+        for source in loaded.sources:
+            try:
+                pins[source.name] = await self._pin(source, lock, request, tell)
+            except QwendError as error:
+                problems.append(error)
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            raise type(problems[0])("several references cannot be resolved", details=tuple(problems))
+        return pins
+
+    async def _pin(self, source: Wanted, lock: LockFile, request: RecipeRequest, tell: Tell) -> Pin:
+        """The first candidate that can be pinned. What the lock holds is honoured first, unless it is to be
+        upgraded."""
+        upgrade = request.upgrade is not None and (not request.upgrade or source.name in request.upgrade)
+        known = None if upgrade else lock.pin(source.name, [one.ref for one in source.candidates])
+        if known is not None:
+            return known
+        failures: list[QwendError] = []
+        for candidate in source.candidates:
+            try:
+                pin = await self._resolve(candidate, source, tell)
+            except QwendError as error:
+                failures.append(error)
+                continue
+            if _asked(candidate):
+                if request.locked:
+                    raise UsageError(
+                        f"{source.name}: {candidate.ref} is not in {lock.name}",
+                        code="lock-outdated",
+                        where=source.where or None,
+                        hint="run qwend lock, then commit the lock",
+                    )
+                lock.set(source.name, pin)
+            return _fallback(pin, failures)
+        raise _all_failed(source, failures)
+
+    async def _resolve(self, candidate: Candidate, source: Wanted, tell: Tell) -> Pin:
+        if candidate.error is not None:
+            raise QwendError.from_dict(candidate.error)
+        resolution = candidate.resolution
+        if resolution is None:
+            raise QwendError(f"{source.name}: {candidate.ref} was not resolved", code="unresolved")
+        if resolution.question is not None:
+            tell(Progress(source.name, "resolve", message=candidate.ref))
+            return await self._asker.ask(resolution.question, tell)
+        if resolution.pin is None:
+            raise QwendError(f"{source.name}: {candidate.ref} has no pin", code="unresolved")
+        if resolution.local is None:
+            return resolution.pin
+        tell(Progress(source.name, "hash", message=candidate.ref))
+        digest, size = await self._reconciler.world.store.digest(resolution.local)
+        facts = msgspec.structs.replace(resolution.pin.facts, bytes=resolution.pin.facts.bytes or size)
+        return msgspec.structs.replace(
+            resolution.pin, identity=f"sha256:{digest}", local=resolution.local, facts=facts
+        )
+
+
+def _asked(candidate: Candidate) -> bool:
+    return candidate.resolution is not None and candidate.resolution.question is not None
+
+
+def _plain(request: RecipeRequest) -> PlainRequest:
+    return PlainRequest(
+        files=tuple(RecipeFile(file.path, file.text) for file in request.files),
+        directory=request.directory,
+        set=request.set,
+        env=request.env,
+        profiles=request.profiles,
+        smoke=request.smoke,
+        runtime=request.runtime,
+        device=request.device,
+        steps=request.steps,
+    )
+
+
+def _fallback(pin: Pin, failures: list[QwendError]) -> Pin:
+    """Says loudly when a made-up model stands in for one that no hub gave."""
+    if not failures or not pin.ref.startswith("smoke:"):
+        return pin
+    why = "no hub reachable" if all(isinstance(one, Unreachable) for one in failures) else failures[0].message
+    return msgspec.structs.replace(pin, notice=f"{why}: using a tiny untrained model, it talks nonsense")
+
+
+def _all_failed(source: Wanted, failures: list[QwendError]) -> QwendError:
+    """One error for all candidates; its kind is that of the first."""
+    if not failures:
+        return UsageError(f"{source.name} names no source", where=source.where or None)
+    first = failures[0]
+    if len(failures) == 1:
+        return type(first)(
+            f"{source.name}: {first.message}",
+            code=first.code,
+            hint=first.hint,
+            where=first.where or source.where,
+        )
+    text = "; ".join(f"{one.message}" for one in failures)
+    kind = Unreachable if all(isinstance(one, Unreachable) for one in failures) else type(first)
+    return kind(
+        f"{source.name}: nothing could be had: {text}", code=first.code, where=source.where, hint=first.hint
+    )

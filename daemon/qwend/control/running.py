@@ -1,0 +1,295 @@
+"""Bringing recipes up and down, as streams of what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from qwend.api.control import Json, RecipeRequest
+from qwend.control.planning import Planned, Planning
+from qwend.control.views import plan_view
+from qwend.core.signals import Again, Go, Signal, Stop
+from qwend.effects import Progress
+from qwend.errors import OutOfResource, QwendError, UsageError
+from qwend.model.event import Event
+from qwend.model.plan import Compiled, Plan
+from qwend.model.service import Run, Step
+from qwend.reconciler.reconciler import Reconciler, unfinished
+from qwend.reconciler.runs import Drive
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+Rows = Callable[[str | None], list[Json]]
+
+
+def ulid() -> str:
+    """A ULID: 48 bits of milliseconds and 80 random bits, sortable by time."""
+    number = (int(time.time() * 1000) << 80) | secrets.randbits(80)
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+class Running:
+    """Runs with their owners. `rows` gives `ps` rows for the end of a stream."""
+
+    def __init__(self, planning: Planning, reconciler: Reconciler, rows: Rows) -> None:
+        self._planning = planning
+        self._reconciler = reconciler
+        self._rows = rows
+        self._owners: dict[str, int] = {}
+        self._kept: set[str] = set()
+        self._starting: dict[str, asyncio.Lock] = {}
+        self._over: dict[str, Drive] = {}
+
+    async def plan(self, request: RecipeRequest) -> AsyncIterator[Json]:
+        async for item in self._planned(request):
+            yield item if isinstance(item, dict) else plan_view(item.plan, item.compiled)
+
+    async def lock(self, request: RecipeRequest) -> AsyncIterator[Json]:
+        async for item in self._planned(request):
+            if isinstance(item, dict):
+                yield item
+            else:
+                changes = item.lock.changes
+                if not request.locked:
+                    item.lock.write()
+                yield {"end": {"changes": changes, "path": str(item.lock.path or ""), "exit_code": 0}}
+
+    async def up(self, request: RecipeRequest) -> AsyncIterator[Json]:
+        """Plans, starts, and tells how it goes until jobs are done and services ready."""
+        planned: Planned | None = None
+        async for item in self._planned(request):
+            if isinstance(item, dict):
+                yield item
+            else:
+                planned = item
+        if planned is None:
+            return
+        view = plan_view(planned.plan, planned.compiled)
+        self._reconciler.world.secrets.update(request.secrets)
+        recipe = planned.compiled.recipe
+        async with self._reconciler.world.hub.follow() as news:
+            async with self._starting.setdefault(recipe, asyncio.Lock()):
+                drive = self._reconciler.active(recipe)
+                attached = (
+                    drive is not None
+                    and drive.compiled.digest == planned.compiled.digest
+                    and not request.force
+                )
+                if not attached:
+                    drive = None
+                    yield view
+                    if planned.plan.blockers:
+                        raise _blocked(planned.plan)
+                    if planned.plan.changes or self._unsettled(planned.compiled):
+                        drive = await self._start(planned, request)
+            if drive is None:
+                planned.lock.write()
+                self._keep(recipe, request.kept)
+                yield {"run": None, "attached": False, "end": self._end(recipe, "done", None)}
+                return
+            run = drive.run.id
+            self._own(run, request.kept)
+            yield {"run": run, "attached": attached}
+            async for item in self._follow(drive, news):
+                yield item
+
+    async def follow(self, run: str) -> AsyncIterator[Json]:
+        drive = self._drive(run)
+        async with self._reconciler.world.hub.follow() as news:
+            async for item in self._follow(drive, news):
+                yield item
+
+    async def release(self, run: str, kill: bool) -> Json:
+        """An owner lets go. The last owner of a run that nobody kept stops what it started."""
+        drive = self._drive(run)
+        recipe = drive.compiled.recipe
+        if kill:
+            await self._reconciler.kill(recipe)
+            return {"stopped": True}
+        self._owners[run] = max(0, self._owners.get(run, 0) - 1)
+        others = sum(count for other, count in self._owners.items() if self._recipe_of(other) == recipe)
+        if others > 0 or recipe in self._kept:
+            return {"stopped": False}
+        self._owners.pop(run, None)
+        await self._reconciler.down(recipe)
+        return {"stopped": True}
+
+    async def down(self, recipe: str | None) -> AsyncIterator[Json]:
+        """Stops one recipe, or all, and tells of every step that ends."""
+        rows = self._reconciler.rows(recipe)
+        if recipe is not None and not rows and self._reconciler.compiled(recipe) is None:
+            raise UsageError(
+                f"there is no recipe {recipe}", code="no-such-recipe", hint="qwend ls lists them"
+            )
+        names = [recipe] if recipe is not None else sorted({row.recipe for row in rows})
+        async with self._reconciler.world.hub.follow() as news:
+            task = asyncio.create_task(self._down(names))
+            async for item in _until(task, news, lambda event: event.subject.partition("/")[0] in names):
+                yield item
+            stopped = task.result()
+        killed = [row.key for row in stopped if row.exit is not None and row.exit.killed]
+        yield {"end": {"stopped": [row.key for row in stopped], "killed": killed, "exit_code": 0}}
+
+    async def act(self, key: str, verb: str) -> AsyncIterator[Json]:
+        """Starts, stops or restarts one step."""
+        box = self._reconciler.find(key)
+        signals: dict[str, Signal] = {"start": Go(), "stop": Stop("stopped by hand"), "restart": Again()}
+        if verb not in signals:
+            raise UsageError(f"a step can be started, stopped and restarted; {verb} is none of these")
+        if box.row.kind == "job" and verb == "restart":
+            raise UsageError(
+                f"{key} is a job: it is not restarted", hint=f"qwend up --force {box.row.step} runs it again"
+            )
+
+        async def perform() -> Step:
+            if verb != "stop" and box.compiled.image is not None:
+                await self._reconciler.realise(box.compiled.runtime, box.compiled.image)
+            await box.post(signals[verb])
+            return await box.until(lambda row: row.settled)
+
+        async with self._reconciler.world.hub.follow() as news:
+            task = asyncio.create_task(perform())
+            async for item in _until(task, news, lambda event: event.subject == key):
+                yield item
+            row = task.result()
+        failed = verb != "stop" and row.state == "failed"
+        steps = [one for one in self._rows(row.recipe) if one["step"] == row.step]
+        yield {
+            "end": {"state": row.state, "reason": row.reason, "exit_code": 1 if failed else 0, "steps": steps}
+        }
+
+    async def resume(self) -> int:
+        """Goes on with runs that a crash cut off; returns how many."""
+        runs = [msgspec.convert(row, Run) for row in self._reconciler.world.state.rows("run").values()]
+        count = 0
+        for run in unfinished(runs):
+            compiled = self._reconciler.compiled(run.recipe)
+            row = self._reconciler.world.state.rows("recipe").get(run.recipe)
+            if compiled is None or row is None or row["run"] != run.id:
+                closed = msgspec.structs.replace(run, state="superseded")
+                await self._reconciler.world.record(
+                    Event("run.superseded", run.id, "run", msgspec.to_builtins(closed), run=run.id)
+                )
+                continue
+            snapshot = await self._planning.again(compiled, run.force)
+            self._over[run.id] = await self._reconciler.start(run, compiled, snapshot)
+            self._keep(run.recipe, run.kept)
+            count += 1
+        return count
+
+    async def _start(self, planned: Planned, request: RecipeRequest) -> Drive:
+        recipe = planned.compiled.recipe
+        now = self._reconciler.world.clock.wall()
+        run = Run(ulid(), recipe, "planned", now, kept=request.kept, only=request.steps, force=request.force)
+        planned.lock.write()
+        drive = await self._reconciler.start(run, planned.compiled, planned.plan)
+        self._over[run.id] = drive
+        while len(self._over) > 64:
+            self._over.pop(next(iter(self._over)))
+        return drive
+
+    def _unsettled(self, compiled: Compiled) -> bool:
+        """Whether a step that is kept is still on its way, so that there is something to wait for."""
+        kept = {step.name for step in compiled.steps if step.kind == "service"}
+        return any(row.step in kept and not row.settled for row in self._reconciler.rows(compiled.recipe))
+
+    async def _planned(self, request: RecipeRequest) -> AsyncIterator[Json | Planned]:
+        """Progress while it is planned, then the plan."""
+        queue: asyncio.Queue[Progress] = asyncio.Queue()
+        task = asyncio.create_task(self._planning.plan(request, queue.put_nowait))
+        try:
+            async for progress in _drain(task, queue):
+                yield {"progress": msgspec.to_builtins(progress)}
+            yield task.result()
+        finally:
+            task.cancel()
+
+    async def _follow(self, drive: Drive, news: asyncio.Queue[Event | Progress]) -> AsyncIterator[Json]:
+        recipe, run = drive.compiled.recipe, drive.run.id
+
+        def ours(event: Event) -> bool:
+            return (
+                event.run == run or event.subject.startswith(f"{recipe}/") or event.kind.startswith("image.")
+            )
+
+        async for item in _until(drive.task, news, ours, f"{recipe}/"):
+            yield item
+        yield {"end": self._end(recipe, drive.run.state, drive.error)}
+
+    def _end(self, recipe: str, state: str, error: QwendError | None) -> Json:
+        return {
+            "state": state,
+            "exit_code": error.exit_code if error is not None else 0 if state == "done" else 130,
+            "error": error.to_dict() if error is not None else None,
+            "steps": self._rows(recipe),
+        }
+
+    def _own(self, run: str, kept: bool) -> None:
+        if kept:
+            self._keep(self._recipe_of(run), True)
+        else:
+            self._owners[run] = self._owners.get(run, 0) + 1
+
+    def _keep(self, recipe: str, kept: bool) -> None:
+        if kept and recipe:
+            self._kept.add(recipe)
+
+    def _recipe_of(self, run: str) -> str:
+        return self._over[run].compiled.recipe if run in self._over else ""
+
+    def _drive(self, run: str) -> Drive:
+        if run not in self._over:
+            raise UsageError(f"there is no run {run}", code="no-such-run")
+        return self._over[run]
+
+    async def _down(self, names: list[str]) -> list[Step]:
+        self._kept.difference_update(names)
+        for run in [one for one in self._owners if self._recipe_of(one) in names]:
+            del self._owners[run]
+        return [
+            row
+            for rows in await asyncio.gather(*(self._reconciler.down(one) for one in names))
+            for row in rows
+        ]
+
+
+def _blocked(plan: Plan) -> QwendError:
+    first, *others = (OutOfResource(text, code="blocked") for text in plan.blockers)
+    return (
+        first if not others else OutOfResource("it cannot run here", code="blocked", details=(first, *others))
+    )
+
+
+async def _drain(task: asyncio.Task[Any], queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    """What the queue brings until the task is done and the queue empty."""
+    while not (task.done() and queue.empty()):
+        getter = asyncio.create_task(queue.get())
+        await asyncio.wait({task, getter}, return_when=asyncio.FIRST_COMPLETED)
+        if getter.done():
+            yield getter.result()
+        else:
+            getter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await getter
+
+
+async def _until(
+    task: asyncio.Task[Any],
+    news: asyncio.Queue[Event | Progress],
+    ours: Callable[[Event], bool],
+    prefix: str = "",
+) -> AsyncIterator[Json]:
+    async for item in _drain(task, news):
+        if isinstance(item, Progress):
+            if not prefix or item.subject.startswith((prefix, "image ")):
+                yield {"progress": msgspec.to_builtins(item)}
+        elif ours(item):
+            event = msgspec.to_builtins(item)
+            if item.kind == "recipe.planned":
+                event.pop("row", None)  # the whole compiled recipe: the client has seen the plan
+            yield {"event": event}
