@@ -1,0 +1,5 @@
+"""`python -m qwend`, and what the launcher of a checkout runs."""
+
+from qwend.cli import main
+
+main()

@@ -1,0 +1,133 @@
+"""qwend images"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+
+from qwend.cli import progress
+from qwend.cli.acting import exit_with, settle
+from qwend.cli.checkout import in_checkout
+from qwend.cli.output import json_option, print_json, print_table
+from qwend.cli.session import open_daemon
+from qwend.cli.terminal import clean, size
+from qwend.errors import UsageError
+
+
+@click.group("images", epilog="Example: qwend images ls")
+def command() -> None:
+    """Images: list, build, lock, verify, prune.
+
+    An image is a lock; it is realised as a locked environment (venv) or as a container image (oci).
+    """
+
+
+@command.command(
+    epilog="Example: qwend images ls\n\nJSON: a list of objects with name, flavour, digest, kind, location, "
+    "state, size."
+)
+@json_option
+def ls(as_json: bool) -> None:
+    """List images and what has been realised of them here."""
+    images = open_daemon().get("/v1/images")["images"]
+    if as_json:
+        print_json(images)
+        return
+    rows = [
+        (
+            one["name"],
+            one["flavour"],
+            (one["digest"] or "")[:12],
+            one["kind"],
+            one["state"],
+            size(one["size"]),
+            one["location"],
+        )
+        for one in images
+    ]
+    headers = ("NAME", "FLAVOUR", "DIGEST", "KIND", "STATE", "SIZE", "WHERE")
+    print_table(rows, headers, right=("SIZE",), empty="no image is realised here yet")
+
+
+@command.command(
+    epilog="Example: qwend images build llama-cpp --flavour cpu\n\nJSON: the end of the build, an object."
+)
+@click.argument("names", metavar="[IMAGE]...", nargs=-1)
+@click.option("--flavour", metavar="NAME", help="cpu, cuda, apple …; default: what fits this machine.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["docker", "native"]),
+    help="For this runtime; default: the one that `up` takes.",
+)
+@json_option
+def build(names: tuple[str, ...], flavour: str | None, runtime: str | None, as_json: bool) -> None:
+    """Realise images ahead of time; without names, all. What is there already is not built again."""
+    body = {"names": list(names), "flavour": flavour, "runtime": runtime}
+    with progress.display() as shown:
+        end = progress.follow(open_daemon().stream("POST", "/v1/images/build", body), shown)
+    if as_json:
+        print_json(end)
+    exit_with(settle(end))
+
+
+@command.command(epilog="Example: qwend images lock llama-cpp cpu --upgrade gguf")
+@click.argument("image")
+@click.argument("flavour", required=False)
+@click.option("--write", is_flag=True, help="Keep the new lock; default: only show what would change.")
+@click.option("--upgrade", multiple=True, metavar="PACKAGE", help="Let this package move.")
+@click.option("--upgrade-all", is_flag=True, help="Let everything move.")
+def lock(image: str, flavour: str | None, write: bool, upgrade: tuple[str, ...], upgrade_all: bool) -> None:
+    """Resolve the lock of IMAGE (a name, or an image folder of your own) again, and show the difference."""
+    script = in_checkout("images/lock.py")
+    if script is None:
+        raise UsageError(
+            "locks are resolved in a checkout of qwend; an installed one only uses them", code="no-checkout"
+        )
+    words = [image, *([flavour] if flavour else []), *(["--write"] if write else [])]
+    words += [word for package in upgrade for word in ("--upgrade", package)]
+    exit_with(
+        subprocess.run(
+            [sys.executable, script, *words, *(["--upgrade-all"] if upgrade_all else [])]
+        ).returncode
+    )
+
+
+@command.command(
+    epilog="Example: qwend images verify\n\nJSON: an object with differences (a list of sentences), exit_code."
+)
+@click.argument("names", metavar="[IMAGE]...", nargs=-1)
+@json_option
+def verify(names: tuple[str, ...], as_json: bool) -> None:
+    """Compare what is installed in realised images with their locks."""
+    with progress.display() as shown:
+        end = progress.follow(
+            open_daemon().stream("POST", "/v1/images/verify", {"names": list(names)}), shown
+        )
+    differences = end.get("differences") or []
+    if as_json:
+        print_json(end)
+    else:
+        for one in differences:
+            click.echo(clean(one, lines=False))
+        click.echo(f"{len(differences)} differences" if differences else "every image is as its lock says")
+    exit_with(settle(end) or int(bool(differences)))
+
+
+@command.command(
+    epilog="Example: qwend images prune --dry-run\n\nJSON: an object with removed and freed, in bytes."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+def prune(dry_run: bool, as_json: bool) -> None:
+    """Remove realised images that no recipe uses any more."""
+    answer = open_daemon().post("/v1/images/prune", {"dry_run": dry_run})
+    if as_json:
+        print_json(answer)
+        return
+    removed = answer.get("removed") or []
+    for one in removed:
+        click.echo(clean(one.get("key") or one.get("name") if isinstance(one, dict) else one, lines=False))
+    freed = f"{size(answer.get('freed') or 0)} {'would be' if dry_run else 'were'} freed"
+    click.echo(freed if removed else "nothing to remove")

@@ -1,0 +1,36 @@
+"""qwend plan"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from qwend.cli import plans
+from qwend.cli.output import json_option, print_json
+from qwend.cli.request import recipe_options, recipe_request
+from qwend.cli.session import open_daemon
+
+
+@click.command(
+    "plan",
+    epilog="Example: qwend plan recipes/gguf.yaml --set steps.q4.with.type=Q5_K_M\n\nJSON: an object with plan "
+    "(recipe, actions, warnings, blockers, download, disk, changes) and compiled (recipe, smoke, warnings, steps).",
+)
+@click.argument("targets", metavar="[FILE] [STEP]...", nargs=-1)
+@recipe_options
+@click.option("--force", multiple=True, metavar="STEP", help="Plan this step as if nothing were there.")
+@click.option("--locked", is_flag=True, help="Fail where the recipe's lock would change.")
+@click.option("--shell", is_flag=True, help="Print the commands that would run, as a script.")
+@json_option
+def command(targets: tuple[str, ...], shell: bool, as_json: bool, **options: Any) -> None:
+    """Show what `up` would do, and why: every step with its action, its reason and what it takes.
+
+    Nothing is fetched, built or started.
+    """
+    answer = plans.planned(open_daemon(), recipe_request(targets, **options))
+    if as_json:
+        print_json({key: answer[key] for key in ("plan", "compiled")})
+    else:
+        click.echo("\n".join(plans.shell(answer) if shell else plans.full(answer)))
+    plans.refuse(answer)

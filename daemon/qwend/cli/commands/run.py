@@ -1,0 +1,94 @@
+"""qwend run"""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import click
+
+from qwend.cli.acting import exit_with
+from qwend.cli.commands.plugins import find_engine
+from qwend.cli.request import request_of, secret_values
+from qwend.cli.running import Foreground
+from qwend.cli.session import open_daemon
+from qwend.cli.terminal import clean
+from qwend.cli.writing import name_of, single_step, split_pair
+from qwend.client import Json
+from qwend.errors import UsageError
+
+
+@click.command(
+    "run",
+    epilog="Example: qwend run llama-cpp/quantize --from file:model-f16.gguf --with type=Q4_K_M --out ./q4",
+)
+@click.argument("engine")
+@click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    metavar="REF",
+    help="The input: hf:owner/repo, modelscope:…, file:path.",
+)
+@click.option("--with", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter of the engine.")
+@click.option("--out", metavar="FOLDER", help="The result also appears here.")
+@click.option("--save", metavar="FILE", help="Write the recipe that says the same.")
+@click.option("--name", metavar="NAME", help="Name of the recipe; default: from the engine and its input.")
+@click.option("-d", "--detach", is_flag=True, help="Return when it is ready, and leave it running.")
+@click.option(
+    "--secret", "secrets", multiple=True, metavar="NAME[=@FILE]", help="A secret, from a variable or a file."
+)
+def command(
+    engine: str,
+    sources: tuple[str, ...],
+    parameters: tuple[str, ...],
+    out: str | None,
+    save: str | None,
+    name: str | None,
+    detach: bool,
+    secrets: tuple[str, ...],
+) -> None:
+    """Run ENGINE (as plugin/engine) without a recipe; prints the recipe that says the same."""
+    client = open_daemon()
+    found = find_engine(client.get("/v1/plugins")["plugins"], engine)
+    if found["kind"] == "interactive":
+        raise UsageError(f"{engine} talks to a terminal; `run` cannot give it one", code="interactive")
+    pairs = dict(split_pair(text, "--with") for text in parameters)
+    text = single_step(
+        engine,
+        name=name or _name(engine, sources, parameters),
+        sources=sources,
+        datasets=_takes_data(found),
+        parameters=pairs,
+        out=os.path.abspath(out) if out else None,
+    )
+    if save is not None:
+        _save(save, text)
+    click.echo(clean(text), err=True)
+    file = {"path": os.path.abspath(save) if save else "-", "text": text}
+    request = request_of(
+        [file], directory=os.path.dirname(file["path"]) or ".", kept=detach, secrets=secret_values(secrets)
+    )
+    exit_with(Foreground(client, request).go())
+
+
+def _name(engine: str, sources: tuple[str, ...], parameters: tuple[str, ...]) -> str:
+    """The same command line has the same name, so that a second one finds the first one's results."""
+    digest = zlib.crc32("\0".join((engine, *sources, "", *parameters)).encode())
+    return f"{name_of(engine)[:50]}_{digest:08x}"
+
+
+def _takes_data(engine: Json) -> bool:
+    return bool(engine["accepts"]) and all(kind.startswith("dataset/") for kind in engine["accepts"])
+
+
+def _save(path: str, text: str) -> None:
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(
+            "it is there already", where=path, code="exists", hint="give --save another name"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot write it: {error.strerror}", where=path, code="unwritable") from None

@@ -1,0 +1,121 @@
+"""A plan as text: what would be done, why, and what it takes."""
+
+from __future__ import annotations
+
+import shlex
+
+from qwend.cli import progress
+from qwend.cli.terminal import clean, size, table
+from qwend.client import Client, Json
+from qwend.errors import OutOfResource, QwendError
+
+
+def summary(answer: Json) -> list[str]:
+    """The plan in a few lines, for `up`: what is done and why; what stays is only counted."""
+    plan = answer["plan"]
+    engines = {step["name"]: step["engine"] for step in answer["compiled"]["steps"]}
+    todo = [action for action in plan["actions"] if action["verb"] != "keep"]
+    kept = len(plan["actions"]) - len(todo)
+    lines = [f"{plan['recipe']}: {len(todo)} to do" + (f", {kept} stay as they are" if kept else "")]
+    wide = max((len(action["verb"]) for action in todo), default=0)
+    for action in todo:
+        engine = f" ({engines[action['step']]})" if action["step"] in engines else ""
+        reason = "; ".join(text for text in (action["why"], action["detail"]) if text)
+        lines.append(
+            f"  {action['verb']:<{wide}}  {action['step']}{engine}" + (f": {reason}" if reason else "")
+        )
+    return [clean(line) for line in lines + needs(answer) + remarks(answer)]
+
+
+def full(answer: Json) -> list[str]:
+    """The plan with every step, for `plan`."""
+    plan, compiled = answer["plan"], answer["compiled"]
+    steps = {step["name"]: step for step in compiled["steps"]}
+    rows = [_row(action, steps.get(action["step"], {})) for action in plan["actions"]]
+    headers = ("DO", "STEP", "ENGINE", "RUNTIME", "MEMORY", "GPU MEMORY", "DISK", "WHY")
+    lines = table(rows, headers, right=("MEMORY", "GPU MEMORY", "DISK")).splitlines()
+    chosen: dict[str, list[str]] = {}
+    for step in compiled["steps"]:
+        if step["chosen"] and step["kind"] != "source":
+            chosen.setdefault(f"{step['runtime']}, {step['flavour']}: {step['chosen']}", []).append(
+                step["name"]
+            )
+    lines += [""] if chosen else []
+    lines += [
+        clean(f"{text} ({', '.join(names)})" if len(chosen) > 1 else text) for text, names in chosen.items()
+    ]
+    lines += [clean(f"{step['name']}: {notice}") for step in compiled["steps"] for notice in step["notices"]]
+    return lines + [clean(line) for line in needs(answer) + remarks(answer)]
+
+
+def _row(action: Json, step: Json) -> tuple[object, ...]:
+    resources = step.get("resources") or {}
+    runtime = f"{step['runtime']} {step['flavour']}" if step and step["kind"] != "source" else ""
+    why = "; ".join(text for text in (action["why"], action["detail"]) if text)
+    return (
+        action["verb"], action["step"], step.get("engine"), runtime, size(resources.get("memory")),
+        size(resources.get("gpu_memory")), size(resources.get("disk")), why,
+    )  # fmt: skip
+
+
+def needs(answer: Json) -> list[str]:
+    """What the plan takes of the network and the disk."""
+    plan = answer["plan"]
+    parts = [
+        f"{size(plan[key])} {word}"
+        for key, word in (("download", "to download"), ("disk", "of disk"))
+        if plan[key]
+    ]
+    return [f"needs {', '.join(parts)}"] if parts else []
+
+
+def remarks(answer: Json) -> list[str]:
+    """Warnings of the recipe and of the plan, and what keeps it from starting."""
+    plan, compiled = answer["plan"], answer["compiled"]
+    warnings = dict.fromkeys([*compiled["warnings"], *plan["warnings"]])
+    return [f"warning: {text}" for text in warnings] + [f"cannot start: {text}" for text in plan["blockers"]]
+
+
+def refuse(answer: Json) -> None:
+    """Raises if the plan cannot start here."""
+    blockers = answer["plan"]["blockers"]
+    if blockers:
+        raise OutOfResource(
+            f"{answer['plan']['recipe']} cannot start here: {blockers[0]}",
+            code="blocked",
+            details=tuple(OutOfResource(text) for text in blockers) if len(blockers) > 1 else (),
+        )
+
+
+def shell(answer: Json) -> list[str]:
+    """The commands that the plan would run, as a script to read: inputs stand in it by name."""
+    compiled = answer["compiled"]
+    lines = [
+        "#!/bin/sh",
+        f"# What `qwend up` would run for {clean(compiled['recipe'])}. <name> is the artifact of that step.",
+        "set -eu",
+    ]
+    for step in compiled["steps"]:
+        if step["command"]:
+            lines += [
+                "",
+                f"# {clean(step['name'], lines=False)}: {step['engine']} ({step['runtime']}, {step['flavour']})",
+            ]
+            lines.append(shlex.join(step["command"]))
+    return lines
+
+
+def planned(client: Client, request: Json) -> Json:
+    """The plan of a request; what has to be asked for it is shown as it goes."""
+    found: Json | None = None
+    with progress.display() as shown:
+        for item in client.stream("POST", "/v1/plan", request):
+            if "progress" in item:
+                shown.progress(item["progress"])
+            elif "notice" in item:
+                shown.say(item["notice"], colour="yellow")
+            elif "plan" in item:
+                found = item
+    if found is None:
+        raise QwendError("the daemon's answer holds no plan", code="bad-answer")
+    return found

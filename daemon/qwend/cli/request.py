@@ -1,0 +1,145 @@
+"""A RecipeRequest from the command line: the files' text, and of the environment only what the text mentions."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from qwend.cli.session import read_text, recipe_files
+from qwend.client import Json
+from qwend.errors import UsageError
+
+_MENTION = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*))")
+_LIMIT = 8 << 20
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recipe_options(function: F) -> F:
+    """The options of every command that reads a recipe."""
+    for option in reversed(
+        [
+            click.option(
+                "-f",
+                "--file",
+                "files",
+                multiple=True,
+                metavar="FILE",
+                help="A recipe file; several are merged in order, - is standard input.",
+            ),
+            click.option(
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Change a value: --set steps.q4.with.type=Q5_K_M.",
+            ),
+            click.option(
+                "--profile",
+                "profiles",
+                multiple=True,
+                metavar="NAME",
+                help="Take in the steps of this profile.",
+            ),
+            click.option(
+                "--smoke", is_flag=True, help="Tiny models in place of all sources; touches no hub."
+            ),
+            click.option(
+                "--runtime",
+                type=click.Choice(["auto", "docker", "native", "kubernetes"]),
+                help="Where steps run.",
+            ),
+            click.option(
+                "--device", type=click.Choice(["auto", "cpu", "cuda", "apple"]), help="What steps run on."
+            ),
+            click.option(
+                "--project-directory",
+                metavar="FOLDER",
+                help="Relative paths start here instead of at the recipe.",
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def recipe_request(
+    positionals: Sequence[str] = (),
+    *,
+    files: Sequence[str],
+    sets: Sequence[str] = (),
+    profiles: Sequence[str] = (),
+    smoke: bool = False,
+    runtime: str | None = None,
+    device: str | None = None,
+    project_directory: str | None = None,
+    secrets: Sequence[str] = (),
+    **more: object,
+) -> Json:
+    """The body for /v1/plan, /v1/runs and /v1/lock. Positionals are a recipe file (first) and steps."""
+    chosen, steps = recipe_files(files, positionals)
+    if not chosen:
+        raise UsageError(
+            "no recipe: there is no qwend.yaml here",
+            code="no-recipe",
+            hint="name one: -f FILE.yaml, or write one: qwend init",
+        )
+    texts = [
+        {"path": path if path == "-" else os.path.abspath(path), "text": read_text(path)} for path in chosen
+    ]
+    return request_of(
+        texts,
+        directory=project_directory
+        or ("." if chosen[0] == "-" else os.path.dirname(os.path.abspath(chosen[0]))),
+        set=list(sets),
+        profiles=list(profiles),
+        smoke=smoke,
+        runtime=runtime,
+        device=device,
+        steps=steps,
+        secrets=secret_values(secrets),
+        **more,
+    )
+
+
+def request_of(files: Sequence[dict[str, str]], *, directory: str, **more: object) -> Json:
+    """The same for texts that are already at hand."""
+    if sum(len(file["text"]) for file in files) > _LIMIT:
+        raise UsageError(
+            f"the recipe is larger than {_LIMIT >> 20} MiB", where=files[0]["path"], code="too-large"
+        )
+    mentioned = {name for file in files for name in _MENTION.findall(file["text"]) if name}
+    return {
+        "files": list(files),
+        "directory": os.path.abspath(directory),
+        "env": {name: os.environ[name] for name in sorted(mentioned) if name in os.environ},
+        **more,
+    }
+
+
+def secret_values(given: Sequence[str]) -> dict[str, str]:
+    """`NAME` is read from the environment variable NAME, `NAME=@FILE` from a file; a value is never an argument."""
+    values = {}
+    for text in given:
+        name, says, source = text.partition("=")
+        if not says:
+            value = os.environ.get(name, os.environ.get(name.upper()))
+            if value is None:
+                raise UsageError(
+                    f"secret {name}: the environment has no {name}",
+                    code="no-secret",
+                    hint=f"--secret {name}=@FILE",
+                )
+        elif source.startswith("@"):
+            value = read_text(os.path.expanduser(source[1:])).rstrip("\n")
+        else:
+            raise UsageError(
+                f"secret {name}: a value on the command line can be read by others",
+                code="open-secret", hint=f"--secret {name}=@FILE, or --secret {name} with the variable {name} set",
+            )  # fmt: skip
+        values[name] = value
+    return values

@@ -1,0 +1,58 @@
+"""What a run has come to: a table, and how to talk to what it serves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+from qwend.cli.terminal import clean, duration, paint, size, table
+from qwend.client import Json
+
+GOOD = {"ready", "succeeded", "cached"}
+
+
+def steps_table(steps: Sequence[Json]) -> str:
+    """Step, state, time, size, url."""
+    rows = [
+        (row["step"], row["state"], duration(row.get("seconds")), size(row.get("size")), row.get("url"))
+        for row in steps
+    ]
+    return table(rows, ("STEP", "STATE", "TIME", "SIZE", "URL"), right=("TIME", "SIZE"))
+
+
+def unchanged(recipe: str, steps: Sequence[Json]) -> str:
+    """The line of an `up` that found nothing to do."""
+    served = [f"{row['step']} at {row['url']}" for row in steps if row.get("url")]
+    return clean(
+        f"{recipe}: nothing to do" + (f"; {', '.join(served)}" if served else ", all is there"), lines=False
+    )
+
+
+def failures(steps: Sequence[Json]) -> list[str]:
+    """A line for every step that is not well."""
+    return [
+        clean(f"{row['step']}: {row['state']}: {row['reason']}", lines=False)
+        for row in steps
+        if row["state"] == "failed"
+    ]
+
+
+def closing(steps: Sequence[Json], plan: Json) -> list[str]:
+    """Loud notices, then a `curl` line for every service that speaks the OpenAI API."""
+    compiled = {step["name"]: step for step in plan.get("compiled", {}).get("steps", [])}
+    lines = []
+    for step in compiled.values():
+        lines += [paint(clean(notice, lines=False), "yellow") for notice in step.get("notices") or ()]
+    for row in steps:
+        step = compiled.get(row["step"], {})
+        if row.get("url") and step.get("api", "openai") == "openai":
+            lines.append(curl(row, step.get("key_file")))
+    return lines
+
+
+def curl(row: Json, key_file: str | None = None) -> str:
+    """A line that asks the service one question, as it is pasted into a shell."""
+    body = json.dumps({"model": row["step"], "messages": [{"role": "user", "content": "Who are you?"}]})
+    key = f' -H "Authorization: Bearer $(cat {shlex.quote(key_file)})"' if key_file else ""
+    return f"curl -s {row['url']}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"

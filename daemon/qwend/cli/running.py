@@ -1,0 +1,131 @@
+"""A run in the foreground: shown until it is up, then kept company until it ends or the user lets go.
+
+Signals are answered where they arrive: the handler asks the daemon on a connection of its own while the run's
+stream goes on being read, so that no line of it is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import click
+
+from qwend.cli import plans, progress, results
+from qwend.cli.acting import settle
+from qwend.client import Client, Json, quote
+from qwend.errors import QwendError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _LetGo(Exception):
+    """The run goes on without this client."""
+
+
+class Foreground:
+    """One `up` as its user sees it. `kept` is `-d`: the run has no owner, nobody stops it by leaving."""
+
+    def __init__(self, client: Client, request: Json, *, wait: bool = True) -> None:
+        self._client = client
+        self._request = request
+        self._kept = bool(request.get("kept"))
+        self._wait = wait
+        self._run: str | None = None
+        self._plan: Json = {}
+        self._interrupts = 0
+        self._shown: progress.Display = progress.Plain()
+
+    def go(self) -> int:
+        """Brings it up; the exit code."""
+        try:
+            with self._signals():
+                end = self._watch(self._client.stream("POST", "/v1/runs", self._request))
+                if not end:  # --no-wait
+                    return 0
+                code = self._report(end)
+                if code == 0 and not self._interrupts and self._stays(end):
+                    click.echo("Ctrl-C stops it; `qwend up -d` leaves it running", err=True)
+                    code = settle(
+                        self._watch(self._client.stream("GET", f"/v1/runs/{quote(self._run or '')}/follow"))
+                    )
+        except _LetGo:
+            return 130
+        return 130 if self._interrupts else code
+
+    def _watch(self, stream: Iterator[Json]) -> Json:
+        with progress.display() as self._shown:
+            return progress.follow(self._met(stream), self._shown)
+
+    def _met(self, stream: Iterator[Json]) -> Iterator[Json]:
+        """The stream, of which this run takes its plan and its id."""
+        for item in stream:
+            if "plan" in item:
+                self._plan = item
+                if item["plan"]["changes"]:
+                    for line in plans.summary(item):
+                        self._shown.say(line, colour="yellow" if line.startswith("warning") else None)
+                plans.refuse(item)
+            elif "run" in item:
+                self._run = item["run"]
+                if item.get("attached"):
+                    self._shown.say("an `up` of this recipe is under way; this one joins it")
+                if not self._wait:
+                    return
+            yield item
+
+    def _report(self, end: Json) -> int:
+        steps = end.get("steps") or []
+        error = end.get("error")
+        changed = self._plan.get("plan", {}).get("changes", True)
+        if not changed and not error:
+            click.echo(results.unchanged(self._plan["plan"]["recipe"], steps))
+            return settle(end)
+        if steps:
+            click.echo(results.steps_table(steps))
+        if error and len(failed := results.failures(steps)) > 1:
+            click.echo("\n".join(failed), err=True)
+        code = settle(end)
+        for line in results.closing(steps, self._plan):
+            click.echo(line)
+        return code
+
+    def _stays(self, end: Json) -> bool:
+        """Whether there is something to stay for."""
+        changed = self._plan.get("plan", {}).get("changes", True)
+        return changed and not self._kept and any(row["kind"] == "service" for row in end.get("steps") or [])
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup, &
+        before = {number: signal.signal(number, self._on_signal) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, _: int, __: FrameType | None) -> None:
+        """The first lets go of the run, which ends with its last owner; the second kills; the third just leaves."""
+        self._interrupts += 1
+        if self._run is None:
+            raise KeyboardInterrupt
+        if self._interrupts > 2:
+            os._exit(130)
+        kill = self._interrupts == 2
+        try:
+            stopped = self._client.post(f"/v1/runs/{quote(self._run)}/release", {"kill": kill}).get("stopped")
+        except QwendError as error:
+            self._say(error.lines()[0])
+            raise _LetGo from None
+        if not stopped:
+            self._say("it goes on in the background: `qwend ps` shows it, `qwend down` stops it")
+            raise _LetGo
+        self._say("killing" if kill else "stopping; once more kills")
+
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # the terminal may be what went away
+            self._shown.say(text, colour="yellow")

@@ -1,0 +1,67 @@
+"""A recipe as text, composed from a command line. Values stay as the user spelled them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from qwend.errors import UsageError
+
+_PLAIN = re.compile(r"-?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*")
+_NOT_IN_A_NAME = re.compile(r"[^a-z0-9_]+")
+_FLOW = (("[", "]"), ("{", "}"), ('"', '"'), ("'", "'"))
+
+
+def scalar(text: str) -> str:
+    """A value for YAML: numbers, words and flow collections as they are, anything else quoted."""
+    flow = any(len(text) > 1 and text.startswith(first) and text.endswith(last) for first, last in _FLOW)
+    if (flow and "\n" not in text) or _PLAIN.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def name_of(text: str) -> str:
+    """A name for a recipe or a step made of any text: `llama-cpp/quantize` → `llama_cpp_quantize`."""
+    name = _NOT_IN_A_NAME.sub("_", text.lower()).strip("_")
+    return name[:64] if name[:1].isalpha() else f"r_{name}"[:64]
+
+
+def split_pair(text: str, option: str) -> tuple[str, str]:
+    """`key=value` of an option."""
+    key, says, value = text.partition("=")
+    if not says or not key:
+        raise UsageError(f'{option} "{text}": write it as KEY=VALUE', code="bad-pair")
+    return key.strip(), value
+
+
+def single_step(
+    engine: str,
+    *,
+    name: str,
+    sources: Sequence[str],
+    datasets: bool,
+    parameters: Mapping[str, str],
+    out: str | None,
+) -> str:
+    """The recipe that runs one engine on these sources."""
+    step = name_of(engine.partition("/")[2])
+    lines = ["version: 1", f"name: {name}"]
+    inputs = [f"input_{i}" if len(sources) > 1 else "input" for i in range(1, len(sources) + 1)]
+    if sources:
+        lines.append("datasets:" if datasets else "models:")
+        lines += [f"  {key}: {scalar_string(source)}" for key, source in zip(inputs, sources, strict=True)]
+    lines += ["steps:", f"  {step}:", f"    uses: {engine}"]
+    if inputs:
+        lines.append(f"    from: {inputs[0]}" if len(inputs) == 1 else f"    from: [{', '.join(inputs)}]")
+    if parameters:
+        lines.append("    with:")
+        lines += [f"      {scalar(key)}: {scalar(value)}" for key, value in parameters.items()]
+    if out is not None:
+        lines.append(f"    out: {scalar_string(out)}")
+    return "\n".join(lines) + "\n"
+
+
+def scalar_string(text: str) -> str:
+    """A value that is a string whatever it looks like; `${` in it is no variable."""
+    return json.dumps(text.replace("$", "$$"), ensure_ascii=False)
