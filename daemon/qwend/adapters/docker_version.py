@@ -1,0 +1,74 @@
+"""Whether a Docker Engine answers, and which: two small requests on its socket, without the docker package
+(whose import alone costs more than the look)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from qwend.adapters.http1 import BadAnswer, request
+
+TIMEOUT_S = 1.0
+_LIMIT = 4 << 20
+
+
+def address(environ: Mapping[str, str]) -> tuple[str, int] | str | None:
+    """Where the engine should be: DOCKER_HOST, else the first socket that exists of the usual ones.
+
+    A unix socket's path, or host and port; None where there is none, or where it takes ssh or TLS to ask.
+    """
+    given = environ.get("DOCKER_HOST", "")
+    if given:
+        parts = urlsplit(given)
+        if parts.scheme == "unix":
+            return given.removeprefix("unix://")
+        if parts.scheme in {"tcp", "http"} and parts.hostname and not environ.get("DOCKER_TLS_VERIFY"):
+            return parts.hostname, parts.port or 2375
+        return None
+    usual = ["/var/run/docker.sock", "/run/docker.sock"]
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        usual.append(os.path.join(runtime, "docker.sock"))
+    if home := environ.get("HOME"):
+        usual += [
+            os.path.join(home, ".docker/run/docker.sock"),
+            os.path.join(home, ".docker/desktop/docker.sock"),
+        ]
+    return next((path for path in usual if os.path.exists(path)), None)
+
+
+async def engine_version(environ: Mapping[str, str]) -> str | None:
+    """The engine's version; None if none answers in time (or this user may not ask)."""
+    answer = await _ask(environ, "/version")
+    version = answer.get("Version")
+    return version if isinstance(version, str) and version else None
+
+
+async def engine_gives_gpus(environ: Mapping[str, str]) -> bool | None:
+    """Whether a container can be given an NVIDIA card (container toolkit, or its CDI specification).
+
+    None if it cannot be told.
+    """
+    answer = await _ask(environ, "/info")
+    if not answer:
+        return None
+    devices = answer.get("DiscoveredDevices") or []
+    cdi = any("nvidia" in str(device.get("ID", "")) for device in devices if isinstance(device, dict))
+    return "nvidia" in (answer.get("Runtimes") or {}) or cdi
+
+
+async def _ask(environ: Mapping[str, str], target: str) -> dict[str, Any]:
+    where = address(environ)
+    if where is None:
+        return {}
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            answer = await request(where, target, limit=_LIMIT)
+        found = msgspec.json.decode(answer.body) if answer.status == 200 else {}
+    except (TimeoutError, OSError, BadAnswer, ValueError, msgspec.DecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
