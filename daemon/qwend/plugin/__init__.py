@@ -31,6 +31,8 @@ from qwend.model.launch import (
     ThreadsRef,
     Word,
 )
+from qwend.model.memory import Estimate, cache_bytes, estimate, human, weight_bytes
+from qwend.model.source import Question, Resolution
 from qwend.plugin.hooks import PROJECT, hookimpl, hookspec
 from qwend.plugin.protocols import (
     Engine,
@@ -38,8 +40,6 @@ from qwend.plugin.protocols import (
     Given,
     Params,
     Product,
-    Question,
-    Resolution,
     Source,
     StepView,
     driver,
@@ -54,6 +54,7 @@ __all__ = [
     "BindRef",
     "DriverRef",
     "Engine",
+    "Estimate",
     "Event",
     "Facts",
     "Finding",
@@ -91,10 +92,14 @@ __all__ = [
     "UpstreamImage",
     "UsageError",
     "Word",
+    "cache_bytes",
     "driver",
+    "estimate",
     "flag",
     "hookimpl",
     "hookspec",
+    "human",
     "load_image",
     "reference",
+    "weight_bytes",
 ]

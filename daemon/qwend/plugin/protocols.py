@@ -13,6 +13,7 @@ from qwend.model.artifact import Facts, Pin
 from qwend.model.host import Host
 from qwend.model.image import Image
 from qwend.model.launch import Launch, LaunchFile
+from qwend.model.source import Question, Resolution
 
 
 class Params(BaseModel):
@@ -108,6 +109,9 @@ class Engine(Protocol):
     `revision` is raised when outputs change for unchanged parameters: it is in the fingerprint (the plugin's
     version is not, so an upgrade repeats nothing). `accepts` are the types of `from:`, empty if it takes none;
     `many` says that it takes a list. Methods are called only for steps whose edges and parameters are valid.
+    `host` holds no figures of the moment (free memory, free disk): a plan may not depend on them.
+
+    An engine may also have `select = True`: its artifact is one of its inputs, which its report names.
     """
 
     name: ClassVar[str]
@@ -136,23 +140,6 @@ class Engine(Protocol):
         ...
 
 
-class Question(msgspec.Struct, frozen=True):
-    """What must run, with network, to pin a reference. Its last line on stdout is a `Pin` as JSON."""
-
-    image: Image
-    launch: Launch
-
-
-class Resolution(msgspec.Struct, frozen=True):
-    """How a reference gets its pin: at once (`pin`), from a local path whose content the daemon hashes
-    (`local`), or by asking (`question`)."""
-
-    pin: Pin | None = None
-    local: str | None = None
-    question: Question | None = None
-    type: str | None = None
-
-
 class Source(Protocol):
     """A kind of reference."""
 
@@ -165,7 +152,9 @@ class Source(Protocol):
         ...
 
     def resolve(self, reference: str, options: dict[str, Any], host: Host) -> Resolution:
-        """How to pin it. `options` are those of the recipe (`column`, `allow_pickle`, `type`, `wants`, …)."""
+        """How to pin it. `options` are those of the recipe (`column`, `sample`, `seed`, `type`, `allow_pickle`) and
+        what the compiler knows: `kind` (`model` or `dataset`), `wants` (the artifact types that every consumer
+        accepts, best first), `directory` (where relative paths start), `fallback` (mirrors before it failed)."""
         ...
 
     def fetch(self, pin: Pin, options: dict[str, Any], host: Host) -> Question | None:
