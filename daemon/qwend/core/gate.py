@@ -117,8 +117,10 @@ def _tokens(text: str) -> list[tuple[str, str, int]]:
     while at < end:
         match = _TOKEN.match(text, at)
         if match is None or match.lastgroup is None:
+            rest = text[at:].lstrip()
             raise GateSyntaxError(
-                f"{quote(text)} is no comparison: {quote(text[at:].strip(), 20)} is not understood", at + 1
+                f"{quote(text)} is no comparison: {quote(rest, 20)} is not understood",
+                len(text) - len(rest) + 1,
             )
         found.append((match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1))
         at = match.end()

@@ -283,7 +283,9 @@ def _all(
     if count > MAX_ERRORS:
         unique = [
             *unique[:MAX_ERRORS],
-            UsageError(f"and {count - MAX_ERRORS} more errors", code="bad-recipe"),
+            UsageError(
+                f"and {count - MAX_ERRORS} more errors", code="bad-recipe", where=unique[MAX_ERRORS].where
+            ),
         ]
     summary = f"the recipe has {count} errors" if count > 1 else unique[0].message
     return UsageError(summary, code="bad-recipe", details=tuple(unique))

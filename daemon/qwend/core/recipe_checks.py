@@ -110,8 +110,6 @@ def source_problems(kind: str, name: str, given: Any, schemes: tuple[str, ...]) 
                 parse_source(text, schemes)
             except ValueError as error:
                 yield Problem((*place, *below), str(error))
-    if given == []:
-        yield Problem(path, "has no reference")
 
 
 def same_out(steps: Mapping[str, Any]) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ _HUB = re.compile(
 _SMOKE = re.compile(r"[a-z][a-z0-9_-]{0,31}(?:\?[a-z0-9=&_./-]*)?")
 _OLLAMA = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+){0,3}(?::[A-Za-z0-9._-]{1,128})?")
 _HTTPS = re.compile(r"//[^\s/?#]+/[^\s#]*#sha256=[0-9a-f]{64}")
+_FILES = (".gguf", ".safetensors", ".json", ".jsonl", ".txt", ".csv", ".parquet", ".arrow", ".raw")
 _LONGEST = 4096
 
 
@@ -79,7 +80,7 @@ def parse_source(text: str, schemes: tuple[str, ...] = SCHEMES) -> SourceRef:
         raise ValueError(f"the reference {quote(text)} holds characters that no file or repository has")
     match = _SCHEME.fullmatch(text)
     if match is None:
-        if text.startswith(("./", "/", "../", "~")) or "." in posixpath.basename(text):
+        if text.startswith(("./", "/", "../", "~")) or text.lower().endswith(_FILES):
             raise ValueError(f"{quote(text)} lacks its kind; write file:{text}")
         if text.count("/") == 1:
             raise ValueError(f"{quote(text)} lacks its kind; write hf:{text} or modelscope:{text}")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
-
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
-"""Control, format (bidirectional overrides among them), surrogate, unassigned, private, line separators."""
-
 
 def show(text: str, limit: int = 80) -> str:
     """`text` on one line, what a terminal would obey spelled out (`\\x1b`), cut after `limit` characters."""
     cut = text[:limit]
-    if not cut.isprintable() or not cut.isascii():
+    if not cut.isprintable():
         cut = "".join(_escape(char) for char in cut)
     return cut + "…" if len(text) > limit else cut
 
@@ -57,7 +52,7 @@ def listing(words: list[str], last: str = "or") -> str:
 
 
 def _escape(char: str) -> str:
-    if unicodedata.category(char) not in _UNSAFE:
+    if char.isprintable():  # which no control, bidirectional override, surrogate or odd space is
         return char
     known = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char)
     if known:

@@ -54,7 +54,7 @@ def parse(file: RecipeFile, limits: Limits = DEFAULT) -> tuple[Node | None, list
     except _Stop:
         return None, builder.errors
     except MarkedYAMLError as error:
-        return None, [*builder.errors, _syntax(error, name)]
+        return None, [*builder.errors, _syntax(error, name, text)]
     except YAMLError as error:
         return None, [*builder.errors, problem(show(str(error), 200), (name, 1, 1), code="bad-yaml")]
     finally:
@@ -282,11 +282,14 @@ _HINTS = (
 )
 
 
-def _syntax(error: MarkedYAMLError, file: str) -> UsageError:
+def _syntax(error: MarkedYAMLError, file: str, source: str) -> UsageError:
     at = error.problem_mark or error.context_mark
     mark = (file, at.line + 1, at.column + 1) if at else (file, 1, 1)
     text = error.problem or "this is not YAML"
     if error.context and error.context_mark and error.context_mark.line != (at.line if at else None):
         text = f"{text} ({error.context} that begins on line {error.context_mark.line + 1})"
     hint = next((hint for part, hint in _HINTS if part in text), None)
+    lines = source.splitlines()
+    if at and at.line < len(lines) and "${" in lines[at.line][: at.column + 2]:
+        hint = "inside {…} and […] YAML takes no ${…}: give the key a line of its own"
     return problem(show(text, 200), mark, hint, "bad-yaml")
