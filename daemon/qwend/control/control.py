@@ -173,7 +173,7 @@ class DaemonControl:
         return {"out": await self._rooms.store.export(artifact, out), "digest": artifact.digest}
 
     async def images(self) -> list[Json]:
-        return await self._rooms.images.list()
+        return await self._rooms.images.rows()
 
     def build_images(
         self, names: tuple[str, ...], flavour: str | None, runtime: str | None

@@ -1,0 +1,178 @@
+"""The composition root: the only place that names adapters. `python -m qwend.daemon` is the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from qwend import __version__, paths, settings
+from qwend.adapters.asking import ChildAsker
+from qwend.adapters.clock import SystemClock
+from qwend.adapters.hardware import LocalMachine
+from qwend.adapters.home import instance_id, make_private
+from qwend.adapters.image_keeper import ImageKeeper
+from qwend.adapters.lock import DaemonLock
+from qwend.adapters.native.runtime import NativeRuntime
+from qwend.adapters.pip_settings import IndexSettings
+from qwend.adapters.prober import HttpProber
+from qwend.adapters.programs import NativeBuilder
+from qwend.adapters.reports import FileReports
+from qwend.adapters.state import SqliteState
+from qwend.adapters.store import FileStore
+from qwend.adapters.venv.builder import VenvBuilder
+from qwend.api.app import application
+from qwend.api.serve import listen, serve
+from qwend.control.control import DaemonControl, Rooms
+from qwend.control.diagnosis import Diagnosis
+from qwend.control.planning import Planning
+from qwend.effects import Builder, Runtime
+from qwend.errors import QwendError
+from qwend.model.event import Event
+from qwend.model.host import Host
+from qwend.reconciler.reconciler import Reconciler
+from qwend.reconciler.world import World
+from qwend.worker_client import WorkerClient
+
+log = logging.getLogger("qwend.daemon")
+
+
+def main() -> int:
+    """Serves until SIGTERM, SIGINT or a stop over the API; services live on. Exit code 0, or that of the error."""
+    home = paths.home()
+    try:
+        make_private(home)
+        _log_to(paths.daemon_log(home))
+        lock = DaemonLock.take(home, time.time())
+    except QwendError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return error.exit_code
+    try:
+        asyncio.run(_daemon(home))
+    except QwendError as error:
+        log.error("%s", "; ".join(error.lines()))
+        print("\n".join(error.lines()), file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        log.exception("the daemon ends")
+        print(f"the daemon met a bug; {paths.daemon_log(home)} has more", file=sys.stderr)
+        return 1
+    finally:
+        lock.release()
+    return 0
+
+
+async def _daemon(home: str) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    chosen = settings.load()
+    instance = instance_id(home)
+    state = await SqliteState.open(home, port_range=chosen.port_range)
+    machine = LocalMachine(home)
+    host = await machine.observe()
+    store = FileStore(home, quota=chosen.store_quota)
+    venvs = VenvBuilder(Path(home), _index_settings(chosen.images))
+    builders: dict[str, Builder] = {"native": NativeBuilder(venvs)}
+    hub_env = _hub_environment(chosen.hub)
+    runtimes: dict[str, Runtime] = {"native": NativeRuntime(Path(home), instance, hub_env)}
+    world = World(
+        instance=instance,
+        home=home,
+        runtimes=runtimes,
+        builders=builders,
+        store=store,
+        state=state,
+        prober=HttpProber(),
+        clock=SystemClock(),
+        reports=FileReports(),
+        machine=machine,
+        host=host,
+    )
+    reconciler = Reconciler(world)
+    worker = WorkerClient()
+    images = ImageKeeper(venvs, builders, host)
+
+    def ready_runtimes(seen: Host) -> tuple[str, ...]:
+        return tuple(name for name in runtimes if name != "docker" or seen.docker is not None)
+
+    planning = Planning(
+        worker,
+        ChildAsker(builders["native"], Path(home) / "run", hub_env),
+        images,
+        reconciler,
+        runtime=None if chosen.runtime == "auto" else chosen.runtime,
+        runtimes=ready_runtimes,
+    )
+    rooms = Rooms(reconciler, planning, store, images, state, state, worker, Diagnosis(world), stopping)
+    control = DaemonControl(rooms)
+    counts = await reconciler.recover()
+    resumed = await control.running.resume()
+    log.info("qwend %s serves %s: %s, %d runs resumed", __version__, home, counts, resumed)
+    path = Path(paths.socket(home))
+    make_private(str(path.parent))
+    sock = listen(path)
+    gc.freeze()
+    observing = asyncio.create_task(_tell_plugins(world, worker), name="observers")
+    try:
+        await serve(application(control), sock, stopping)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        observing.cancel()
+        await reconciler.close()
+        await world.desk.close()
+        for runtime in runtimes.values():
+            await runtime.close()
+        await worker.close()
+        await state.close()
+        log.info("the daemon ended; services live on")
+
+
+async def _tell_plugins(world: World, worker: WorkerClient) -> None:
+    """Plugins that observe are told of events after they are committed."""
+    async with world.hub.follow() as news:
+        while True:
+            item = await news.get()
+            if isinstance(item, Event):
+                await worker.notify([item])
+
+
+def _index_settings(images: settings.Images) -> IndexSettings:
+    return IndexSettings(
+        index=images.index,
+        extra_index=list(images.extra_index),
+        find_links=list(images.find_links),
+        trusted_hosts=list(images.trusted_hosts),
+        ca=images.ca,
+        proxy=images.proxy,
+        timeout=images.timeout,
+        no_index=images.no_index,
+        python_downloads=images.python_downloads,
+    )
+
+
+def _hub_environment(hub: settings.Hub) -> dict[str, str]:
+    named = {"HF_ENDPOINT": hub.huggingface, "MODELSCOPE_DOMAIN": hub.modelscope}
+    return {name: value for name, value in named.items() if value}
+
+
+def _log_to(path: str) -> None:
+    """The daemon's own log: 5 MiB, one older file kept."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=5 << 20, backupCount=1, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("asyncio", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
