@@ -76,7 +76,8 @@ def test_a_rootless_engine_is_found_where_no_other_is(
 
 
 class PrivateEngine:
-    """A dockerd of this test's own: without a bridge, in folders of its own."""
+    """A dockerd of this test's own, in folders and a network namespace of its own: it must not touch the
+    bridge and the packet filter of an engine beside it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -86,14 +87,12 @@ class PrivateEngine:
 
     def start(self) -> None:
         arguments = [
+            *("unshare", "--net"),
             "dockerd",
             f"--host={self.address}",
             f"--data-root={self.root}/data",
             f"--exec-root={self.root}/exec",
             f"--pidfile={self.root}/pid",
-            "--bridge=none",
-            "--iptables=false",
-            "--ip6tables=false",
             "--live-restore",
         ]
         with open(self.root / "dockerd.log", "ab") as log:
@@ -149,7 +148,7 @@ def small_image(client: Any) -> str:
 
 @pytest.fixture
 def private_engine(engine: Any) -> Iterator[PrivateEngine]:
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+    if os.geteuid() != 0 or not (shutil.which("dockerd") and shutil.which("unshare")):
         pytest.skip("a private dockerd needs root and the dockerd program")
     root = Path("/tmp") / f"qwend-{os.getpid()}"  # a socket's path must be short
     root.mkdir()
