@@ -1,0 +1,317 @@
+"""From a loaded recipe, the pins of its sources and a host to compiled steps. Pure.
+
+Each step is compiled after what it reads: edges, place, checks, product, image, launch, fingerprint. All that is
+wrong is told at once; a step whose inputs could not be compiled says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from qwend.core import fingerprint, placement
+from qwend.core.binding import describe
+from qwend.core.launching import finished, policy, resources
+from qwend.core.loader import Loaded, Variant
+from qwend.core.mending import NOTHING, edge_problem
+from qwend.core.placement import Refusal
+from qwend.core.selection import Selection
+from qwend.core.sourcing import Sought
+from qwend.core.step_parts import ingredients, input_key, reached, reads, refuse_pickles
+from qwend.core.wording import show
+from qwend.errors import QwendError, UsageError
+from qwend.model.artifact import Facts, Pin
+from qwend.model.host import Host
+from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage
+from qwend.model.plan import Compiled, CompiledStep, Edge
+from qwend.model.recipe import Step
+from qwend.plugin.protocols import Engine, Given, Source, StepView
+from qwend.plugin.samples import references
+
+_COUNTED = ("column", "sample", "seed")
+"""Options of a source that change what it holds."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a recipe is compiled for. `runtimes` answer here; `runtime` and `device` are the user's words for this
+    run, `setting` the runtime of the configuration; `source` is the recipe's path."""
+
+    host: Host
+    runtimes: tuple[str, ...] = ("native",)
+    runtime: str | None = None
+    device: str | None = None
+    setting: str | None = None
+    smoke: bool = False
+    source: str = ""
+
+
+def compile_recipe(
+    loaded: Loaded,
+    selection: Selection,
+    sought: Iterable[Sought],
+    pins: Mapping[str, Pin],
+    engines: Mapping[str, Engine],
+    sources: Mapping[str, Source],
+    terms: Terms,
+) -> Compiled:
+    """The selected steps. Raises one QwendError whose `details` are all that is wrong."""
+    compiler = _Compiler(loaded, pins, engines, sources, terms)
+    for source in sought:
+        compiler.attempt(source.name, partial(compiler.source, source))
+    for variant in selection.variants:
+        if not compiler.lacks(variant):
+            compiler.attempt(variant.name, partial(compiler.step, variant))
+    if compiler.errors:
+        raise _all(compiler.errors)
+    compiled = Compiled(
+        recipe=loaded.recipe.name,
+        digest="",
+        steps=tuple(compiler.steps.values()),
+        directory=loaded.directory,
+        source=terms.source,
+        warnings=loaded.warnings,
+        smoke=terms.smoke,
+        left_out=selection.left_out,
+    )
+    return msgspec.structs.replace(compiled, digest=hashlib.sha256(msgspec.json.encode(compiled)).hexdigest())
+
+
+class _Compiler:
+    def __init__(
+        self,
+        loaded: Loaded,
+        pins: Mapping[str, Pin],
+        engines: Mapping[str, Engine],
+        sources: Mapping[str, Source],
+        terms: Terms,
+    ) -> None:
+        self.steps: dict[str, CompiledStep] = {}
+        self.errors: list[QwendError] = []
+        self._given: dict[str, Given] = {}
+        self._loaded = loaded
+        self._pins = pins
+        self._engines = engines
+        self._sources = sources
+        self._terms = terms
+
+    def lacks(self, variant: Variant) -> bool:
+        """Whether something that the step needs could not be compiled."""
+        return any(name not in self.steps for name in [*reads(variant), *variant.needs])
+
+    def attempt(self, name: str, work: Callable[[], CompiledStep]) -> None:
+        """Compiles one step, or notes what is wrong with it."""
+        before = len(self.errors)
+        try:
+            step = work()
+        except Refusal as refusal:
+            where = self._loaded.marks.step(name, refusal.key)
+            self.errors.append(placement.refuse(refusal, f"steps.{name}", where))
+        except QwendError as error:
+            self.errors.append(self._placed(name, error))
+        except _Noted:
+            pass
+        else:
+            if len(self.errors) == before:
+                self.steps[name] = step
+
+    def source(self, sought: Sought) -> CompiledStep:
+        pin = self._pins.get(sought.name)
+        if pin is None:
+            raise QwendError(f"{sought.name} was not resolved", code="unresolved", where=sought.where[0])
+        index = sought.references.index(pin.ref) if pin.ref in sought.references else 0
+        where = sought.where[index]
+        if not sought.options.get("allow_pickle"):
+            refuse_pickles(sought.name, pin, where)
+        counted = {key: sought.options[key] for key in _COUNTED if key in sought.options}
+        parts = fingerprint.of_source(pin, counted)
+        step = CompiledStep(
+            name=sought.name,
+            engine=pin.ref.partition(":")[0],
+            kind="source",
+            fingerprint=fingerprint.fingerprint("source", parts),
+            ingredients=fingerprint.labels(parts),
+            where=where,
+            pin=pin,
+            produces=pin.type,
+            facts=pin.facts,
+            notices=(pin.notice,) if pin.notice else (),
+            options=counted,
+        )
+        self._given[sought.name] = Given(sought.name, pin.type, pin.facts, None, counted, (), pin)
+        return step if pin.local is not None else self._fetched(step, sought, pin)
+
+    def _fetched(self, step: CompiledStep, sought: Sought, pin: Pin) -> CompiledStep:
+        provider = self._sources.get(step.engine)
+        if provider is None:
+            raise UsageError(f"no plugin resolves {step.engine}: references", where=step.where)
+        question = provider.fetch(pin, sought.options, self._terms.host)
+        if question is None:
+            raise QwendError(f"{step.engine}: says nothing of how {show(pin.ref)} is fetched", code="plugin-failed")
+        image, launch = question.image, question.launch
+        flavour = image.flavour if isinstance(image, ImageSpec) else "cpu"
+        runtime, why = self._runtime(flavour, "auto", image)
+        sizes = [file.size for file in pin.files]
+        known = None if not sizes or None in sizes else sum(size for size in sizes if size is not None)
+        said = launch.resources
+        return msgspec.structs.replace(
+            step,
+            image=image,
+            launch=launch,
+            runtime=runtime,
+            flavour=flavour,
+            chosen=f"{runtime}: {why}",
+            # what is fetched counts as a download; more disk is what the source says beyond it
+            resources=msgspec.structs.replace(said, disk=said.disk if known is None else None),
+            secrets=launch.secrets,
+            command=describe(launch),
+            plugin=getattr(provider, "distribution", ""),
+        )
+
+    def step(self, variant: Variant) -> CompiledStep:
+        step = self._loaded.recipe.steps[variant.step]
+        engine, host = self._engines[step.uses], self._terms.host
+        if not self._edges_hold(variant, step, engine):
+            raise _Noted
+        flavour, why = placement.flavour(
+            engine.name, tuple(engine.flavours), step, host, self._terms.device
+        )
+        count, named = placement.cards(step, flavour, host)
+        runtime, where_why = self._runtime(flavour, step.runtime, None)
+        view = self._view(variant, step, flavour, runtime, count)
+        image = engine.image(view, host)
+        settled, settled_why = self._runtime(flavour, step.runtime, image)
+        if settled != runtime:
+            runtime, where_why = settled, settled_why
+            view = msgspec.structs.replace(view, runtime=runtime)
+            image = engine.image(view, host)
+        notices = self._findings(variant, engine, view)
+        product = engine.product(view)
+        made = {one.name: one for one in [*view.inputs, *(one for many in view.given.values() for one in many)]}
+        launch = engine.launch(view, host)
+        below = reached(launch, made)
+        launch = finished(launch, step, engine.name, {*made, *below})
+        parts = ingredients(variant, step, engine, image, launch, self._fingerprints(variant))
+        said = variant.params.model_dump(mode="json", by_alias=True)
+        type_ = product.type if product is not None else NOTHING
+        facts = product.facts if product is not None else Facts()
+        self._given[variant.name] = Given(variant.name, type_, facts, engine.name, said, tuple(made.values()))
+        weights = sum(one.facts.bytes or 0 for one in view.inputs)
+        return CompiledStep(
+            name=variant.name,
+            engine=engine.name,
+            kind=engine.kind,
+            fingerprint=fingerprint.fingerprint(engine.kind, parts),
+            ingredients=fingerprint.labels(parts),
+            where=self._loaded.marks.step(variant.name),
+            image=image,
+            launch=launch,
+            inputs=tuple(Edge(one.name, one.name, (one.type,)) for one in (*made.values(), *below.values())),
+            needs=variant.needs,
+            produces=product.type if product is not None else None,
+            facts=facts,
+            runtime=runtime,
+            flavour=flavour,
+            chosen=f"{flavour}: {why}; {runtime}: {where_why}",
+            policy=policy(step, launch, weights, named, self._loaded.directory),
+            resources=resources(launch, step, count, product),
+            secrets=launch.secrets,
+            notices=notices,
+            select=bool(getattr(engine, "select", False)),
+            command=describe(launch),
+            plugin=getattr(engine, "distribution", ""),
+            options=said,
+        )
+
+    def _edges_hold(self, variant: Variant, step: Step, engine: Engine) -> bool:
+        named = references(engine.params)
+        edges = [("from", name, tuple(engine.accepts)) for name in variant.inputs]
+        edges += [(f"with.{field}", n, named[field]) for field, many in variant.given.items() for n in many]
+        wrong = 0
+        for key, name, accepts in edges:
+            problem = edge_problem(variant.name, engine.name, self._given[name], accepts, self._engines)
+            if problem is not None:
+                wrong += 1
+                place = self._loaded.marks.step(variant.name, input_key(step, key, name))
+                message = f"steps.{variant.name}.{key}: {problem[0]}"
+                self.errors.append(UsageError(message, code="wrong-edge", hint=problem[1], where=place))
+        return not wrong
+
+    def _runtime(self, flavour: str, said: str, image: Image | None) -> tuple[str, str]:
+        """Where a step runs; some images leave no choice."""
+        terms = self._terms
+        runtimes = terms.runtimes
+        match image:
+            case HostProgram(program=program):
+                if "native" in runtimes:
+                    return "native", f"{program} is a program of this machine"
+            case UpstreamImage(name=name):
+                runtimes = tuple(name for name in runtimes if name != "native")
+                if not runtimes:
+                    hint = "qwend doctor says how to get Docker"
+                    raise Refusal("runtime", f"{name} is a container image, and no Docker engine answers", hint)
+                if terms.runtime in (None, "auto", "native") and said in ("auto", "native"):
+                    return runtimes[0], f"{name} is a container image"
+        return placement.runtime(
+            flavour, said, terms.host, runtimes=runtimes, asked=terms.runtime, setting=terms.setting
+        )
+
+    def _view(self, variant: Variant, step: Step, flavour: str, runtime: str, cards: int) -> StepView:
+        return StepView(
+            name=variant.name,
+            recipe=self._loaded.recipe.name,
+            params=variant.params,
+            inputs=tuple(self._given[name] for name in variant.inputs),
+            given={field: tuple(self._given[n] for n in names) for field, names in variant.given.items()},
+            flavour=flavour,
+            runtime=runtime,
+            gpus=cards,
+            gpu_share=step.gpu_share,
+            host=step.host,
+            memory=step.memory,
+            cpus=step.cpus,
+            extra_args=step.extra_args,
+            secrets=step.secrets,
+            network=step.network,
+            trust_remote_code=step.trust_remote_code,
+            allow_pickle=step.allow_pickle,
+            idle_s=step.idle,
+        )
+
+    def _findings(self, variant: Variant, engine: Engine, view: StepView) -> tuple[str, ...]:
+        """Warnings of the engine's check; its errors are noted."""
+        warnings = []
+        for finding in engine.check(view, self._terms.host):
+            if finding.level == "warning":
+                warnings.append(f"{finding.message} ({finding.hint})" if finding.hint else finding.message)
+                continue
+            place = f"steps.{variant.name}" + (f".{finding.key}" if finding.key else "")
+            where = self._loaded.marks.step(variant.name, finding.key)
+            self.errors.append(UsageError(f"{place}: {finding.message}", hint=finding.hint, where=where))
+        return tuple(warnings)
+
+    def _fingerprints(self, variant: Variant) -> dict[str, str]:
+        return {name: self.steps[name].fingerprint for name in reads(variant)}
+
+    def _placed(self, name: str, error: QwendError) -> QwendError:
+        """The error at the step's place in the recipe, if it has none of its own."""
+        if error.where is not None or error.details or name in self._pins:
+            return error
+        kind = type(error) if type(error).__init__ is QwendError.__init__ else QwendError
+        message = error.message if error.code == "plugin-failed" else f"steps.{name}: {error.message}"
+        return kind(message, code=error.code, hint=error.hint, where=self._loaded.marks.step(name))
+
+
+class _Noted(Exception):
+    """What is wrong was noted already."""
+
+
+def _all(errors: list[QwendError]) -> QwendError:
+    if len(errors) == 1:
+        return errors[0]
+    kind = UsageError if any(isinstance(error, UsageError) for error in errors) else QwendError
+    return kind(f"the recipe has {len(errors)} errors", code="bad-recipe", details=tuple(errors))
