@@ -33,7 +33,7 @@ class Client:
     """A daemon's API. Every request has a connection of its own, so a Client may be used from a signal handler
     while a stream of the same Client is being read."""
 
-    def __init__(self, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, path: str, *, timeout_s: float | None = ANSWER_TIMEOUT_S) -> None:
         self.path = path
         self.timeout_s = timeout_s
 
@@ -201,7 +201,7 @@ class _Exchange:
             self._socket.connect(self._path)
             self._socket.settimeout(self._timeout_s)
             self._socket.sendall(head.encode() + payload)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise Unreachable(
                 "no daemon runs", code="no-daemon", hint="start it with `qwend daemon start`"
             ) from None

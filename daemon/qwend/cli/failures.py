@@ -42,7 +42,7 @@ def unknown(kind: str, given: str, known: Iterable[str], *, see: str) -> UsageEr
     """There is no such thing; did you mean …?"""
     names = list(known)
     near = nearest(given, names)
-    hint = f"did you mean {near}?" if near else (f"there is {', '.join(names[:8])}" if names else "")
+    hint = f"did you mean {near}?" if near else (f"known: {', '.join(names[:8])}" if names else "")
     more = f"see `{see}`"
     return UsageError(
         f'no {kind} "{given}"',
@@ -55,7 +55,9 @@ def nearest(given: str, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant."""
     from difflib import get_close_matches
 
-    found = get_close_matches(given.lower(), {name.lower(): name for name in known}, 1, 0.6)
+    found = get_close_matches(
+        given.lower(), {name.lower(): name for name in known}, 1, 0.5 if len(given) < 4 else 0.6
+    )
     return next((name for name in known if name.lower() == found[0]), None) if found else None
 
 

@@ -57,7 +57,11 @@ def describe(event: Json) -> str | None:
         state = row.get("state") or what
         if not reason and (state in QUIET or what == "changed"):
             return None
-        return f"{subject(event['subject'])}: {state}{reason}"
+        return (
+            f"{subject(event['subject'])}: {state}{reason}"
+            if state != "changed"
+            else f"{subject(event['subject'])}{reason}"
+        )
     if noun in {"image", "gate"}:
         return f"{subject(event['subject'])}: {noun} {what}{reason}"
     return None

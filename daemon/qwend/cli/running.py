@@ -16,6 +16,7 @@ import click
 
 from qwend.cli import plans, progress, results
 from qwend.cli.acting import settle
+from qwend.cli.terminal import is_terminal
 from qwend.client import Client, Json, quote
 from qwend.errors import QwendError
 
@@ -37,24 +38,36 @@ class Foreground:
         self._run: str | None = None
         self._plan: Json = {}
         self._interrupts = 0
+        self._seen = 0
         self._shown: progress.Display = progress.Plain()
 
     def go(self) -> int:
         """Brings it up; the exit code."""
+        code = 0
         try:
             with self._signals():
                 end = self._watch(self._client.stream("POST", "/v1/runs", self._request))
-                if not end:  # --no-wait
-                    return 0
-                code = self._report(end)
-                if code == 0 and not self._interrupts and self._stays(end):
-                    click.echo("Ctrl-C stops it; `qwend up -d` leaves it running", err=True)
-                    code = settle(
-                        self._watch(self._client.stream("GET", f"/v1/runs/{quote(self._run or '')}/follow"))
-                    )
+                if end:  # --no-wait has none
+                    code = self._report(end)
+                    if code == 0 and not self._interrupts and self._stays(end):
+                        click.echo("Ctrl-C stops it; `qwend up -d` leaves it running", err=True)
+                        code = self._keep_company(end["steps"][0]["recipe"])
         except _LetGo:
             return 130
         return 130 if self._interrupts else code
+
+    def _keep_company(self, recipe: str) -> int:
+        """Tells what happens to the services until none of them is left; 1 if one of them failed for good."""
+        news = self._client.stream("GET", "/v1/events", follow=True, after=self._seen, recipe=recipe)
+        with progress.display() as self._shown:
+            for event in news:
+                self._shown.event(event)
+                if event["kind"] in {"service.stopped", "service.failed"}:
+                    rows = self._client.get("/v1/steps", recipe=recipe)["steps"]
+                    states = [row["state"] for row in rows if row["kind"] == "service"]
+                    if all(state in {"stopped", "failed"} for state in states):
+                        return int("failed" in states)
+        return 0
 
     def _watch(self, stream: Iterator[Json]) -> Json:
         with progress.display() as self._shown:
@@ -69,7 +82,9 @@ class Foreground:
                     for line in plans.summary(item):
                         self._shown.say(line, colour="yellow" if line.startswith("warning") else None)
                 plans.refuse(item)
-            elif "run" in item:
+            elif "event" in item:
+                self._seen = max(self._seen, item["event"].get("seq", 0))
+            elif item.get("run"):
                 self._run = item["run"]
                 if item.get("attached"):
                     self._shown.say("an `up` of this recipe is under way; this one joins it")
@@ -114,17 +129,20 @@ class Foreground:
         if self._run is None:
             raise KeyboardInterrupt
         if self._interrupts > 2:
+            if is_terminal():
+                os.write(2, b"\x1b[?25h")  # a bar hides the cursor
             os._exit(130)
         kill = self._interrupts == 2
+        self._say("killing" if kill else "stopping; once more kills")
+        patient = Client(self._client.path, timeout_s=None)  # a stop takes as long as the services' grace
         try:
-            stopped = self._client.post(f"/v1/runs/{quote(self._run)}/release", {"kill": kill}).get("stopped")
+            stopped = patient.post(f"/v1/runs/{quote(self._run)}/release", {"kill": kill}).get("stopped")
         except QwendError as error:
             self._say(error.lines()[0])
             raise _LetGo from None
         if not stopped:
             self._say("it goes on in the background: `qwend ps` shows it, `qwend down` stops it")
             raise _LetGo
-        self._say("killing" if kill else "stopping; once more kills")
 
     def _say(self, text: str) -> None:
         with suppress(OSError):  # the terminal may be what went away

@@ -55,8 +55,8 @@ def stop(services: bool) -> None:
 
 
 @command.command(
-    epilog="Example: qwend daemon status\n\nJSON: an object with running, home, socket, log and, if it runs, version, api, "
-    "pid, instance, started. The exit code is 3 if none runs."
+    epilog="Example: qwend daemon status\n\nJSON: an object with running, home, socket, log and, if it runs, version, "
+    "api, pid, instance, started. The exit code is 3 if none runs."
 )
 @json_option
 def status(as_json: bool) -> None:

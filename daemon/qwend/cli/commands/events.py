@@ -6,6 +6,7 @@ import time
 
 import click
 
+from qwend.cli.completing import name_option
 from qwend.cli.output import print_line
 from qwend.cli.session import find_recipe, open_daemon
 from qwend.cli.terminal import clean
@@ -18,7 +19,7 @@ from qwend.client import Json
     "run, reason, data, table, row.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on as things happen.")
-@click.option("-p", "--name", metavar="NAME", help="Only this recipe.")
+@name_option
 @click.option(
     "--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only what came after this event."
 )

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from qwend.cli.completing import step_argument
+from qwend.cli.completing import name_option, step_argument
 from qwend.cli.output import json_option, print_json
 from qwend.cli.session import find_step, open_daemon
 from qwend.cli.terminal import clean, duration, size
@@ -23,7 +23,7 @@ _DIGEST = re.compile(r"(?:sha256:)?[0-9a-f]{6,64}")
     "artifact the artifact: digest, fingerprint, type, files, size, facts, metrics, provenance, created, location.",
 )
 @step_argument
-@click.option("-p", "--name", metavar="NAME", help="The recipe.")
+@name_option
 @json_option
 def command(step: str, name: str | None, as_json: bool) -> None:
     """Show a step or an artifact (STEP is its name or the beginning of a digest), with its provenance."""

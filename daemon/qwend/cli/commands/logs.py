@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 
 import click
 
-from qwend.cli.completing import step_argument
+from qwend.cli.completing import name_option, step_argument
 from qwend.cli.output import print_line
 from qwend.cli.session import find_step, open_daemon
 from qwend.cli.terminal import clean
@@ -22,20 +23,20 @@ _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @click.command("logs", epilog="Example: qwend logs -f chat\n\nJSON: one object a line, with step and line.")
 @step_argument
-@click.option("-p", "--name", metavar="NAME", help="The recipe.")
+@name_option
 @click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
-@click.option("--since", metavar="SPAN", help="Only what is younger: 90s, 10m, 2h.")
+@click.option("--since", metavar="SPAN", help="Only a log that was written to in this time: 90s, 10m, 2h.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def command(
     step: str, name: str | None, follow: bool, tail: int | None, since: str | None, as_json: bool
 ) -> None:
     """Show the log of STEP: what its program wrote to stdout and stderr."""
-    seconds = None if since is None else _seconds(since)
+    begin = None if since is None else time.time() - _seconds(since)
     client = open_daemon()
     row = find_step(client, step, name)
     blocks = client.text(
-        f"/v1/logs/{quote(row['recipe'])}/{quote(row['step'])}", follow=follow, tail=tail, since=seconds
+        f"/v1/logs/{quote(row['recipe'])}/{quote(row['step'])}", follow=follow, tail=tail, since=begin
     )
     if as_json:
         for line in _lines(blocks):

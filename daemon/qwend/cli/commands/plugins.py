@@ -67,21 +67,26 @@ def new(name: str, folder: str) -> None:
 
 
 @command.command(
-    epilog="Example: qwend plugins check llama-cpp\n\nJSON: an object with problems, a list of sentences."
+    epilog="Example: qwend plugins check llama-cpp\n\nJSON: an object with findings, a list of objects."
 )
 @click.argument("name")
 @json_option
 def check(name: str, as_json: bool) -> None:
     """Check the installed plugin NAME as its own tests would: names, schemas, purity, Launches that serialise."""
-    answer = open_daemon().get("/v1/plugins", check=name)
-    problems = answer.get("problems") or []
+    findings = open_daemon().get("/v1/plugins", check=name)["findings"]
     if as_json:
-        print_json({"problems": problems})
+        print_json({"findings": findings})
     else:
-        for problem in problems:
-            click.echo(clean(problem, lines=False))
-        click.echo(f"{len(problems)} problems" if problems else f"{clean(name)} is well")
-    exit_with(int(bool(problems)))
+        for one in findings:
+            click.echo(clean(_finding(one), lines=False))
+        click.echo(f"{len(findings)} findings" if findings else f"{clean(name)} is well")
+    exit_with(int(any(one.get("level", "error") == "error" for one in findings)))
+
+
+def _finding(finding: Json) -> str:
+    where = ": ".join(str(finding[key]) for key in ("level", "engine", "key") if finding.get(key))
+    hint = f" ({finding['hint']})" if finding.get("hint") else ""
+    return f"{where}: {finding['message']}{hint}" if where else f"{finding['message']}{hint}"
 
 
 def find_engine(plugins: list[Json], name: str) -> Json:

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from qwend.cli.completing import name_option
 from qwend.cli.output import json_option, print_json, print_table
 from qwend.cli.session import find_recipe, open_daemon
 from qwend.cli.terminal import duration, size
@@ -20,7 +21,7 @@ HEADERS = ("RECIPE", "STEP", "STATE", "ENGINE", "TIME", "SIZE", "UP", "URL", "RE
     "runtime, image, port, url, pid, started, health, fingerprint, generation, artifact, size, seconds, exit, log.",
 )
 @click.option("-f", "--file", "files", multiple=True, metavar="FILE", help="Only the recipe of this file.")
-@click.option("-p", "--name", metavar="NAME", help="Only this recipe.")
+@name_option
 @json_option
 def command(files: tuple[str, ...], name: str | None, as_json: bool) -> None:
     """List steps: what runs, what is done.
@@ -42,7 +43,7 @@ def command(files: tuple[str, ...], name: str | None, as_json: bool) -> None:
 
 
 def _row(row: Json) -> tuple[object, ...]:
-    up = time.time() - row["started"] if row.get("url") and row.get("started") else None
+    up = time.time() - row["started"] if row.get("url") and row.get("started") is not None else None
     return (
         row["recipe"], row["step"], row["state"], row["engine"], duration(row.get("seconds")), size(row.get("size")),
         duration(up), row.get("url"), row.get("reason"),

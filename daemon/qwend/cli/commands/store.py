@@ -21,8 +21,8 @@ def command() -> None:
 
 
 @command.command(
-    epilog="Example: qwend store ls\n\nJSON: a list of objects with digest, fingerprint, type, size, facts, metrics, "
-    "provenance, created, location, referenced."
+    epilog="Example: qwend store ls\n\nJSON: a list of objects with digest, fingerprint, type, size, files, recipe, "
+    "step, facts, metrics, created, location, referenced."
 )
 @json_option
 def ls(as_json: bool) -> None:
@@ -102,6 +102,5 @@ def _when(created: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else ""
 
 
-def _made_by(artifact: Json) -> object:
-    provenance = artifact.get("provenance") or {}
-    return provenance.get("source") or provenance.get("engine")
+def _made_by(artifact: Json) -> str:
+    return "/".join(artifact[key] for key in ("recipe", "step") if artifact.get(key))
