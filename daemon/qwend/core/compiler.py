@@ -60,6 +60,9 @@ def compile_recipe(
     terms: Terms,
 ) -> Compiled:
     """The selected steps. Raises one QwendError whose `details` are all that is wrong."""
+    if terms.runtime not in (None, "auto", *terms.runtimes):
+        refusal = placement.absent(str(terms.runtime), terms.runtimes)
+        raise UsageError(refusal.message, code="no-place", hint=refusal.hint)
     compiler = _Compiler(loaded, pins, engines, sources, terms)
     for source in sought:
         compiler.attempt(source.name, partial(compiler.source, source))
@@ -154,7 +157,10 @@ class _Compiler:
             raise QwendError(f"{step.engine}: says nothing of how {show(pin.ref)} is fetched", code="plugin-failed")
         image, launch = question.image, question.launch
         flavour = image.flavour if isinstance(image, ImageSpec) else "cpu"
-        runtime, why = self._runtime(flavour, "auto", image)
+        try:
+            runtime, why = self._runtime(flavour, "auto", image)
+        except Refusal as refusal:
+            raise UsageError(f"{step.name}: {refusal.message}", hint=refusal.hint, where=step.where) from None
         sizes = [file.size for file in pin.files]
         known = None if not sizes or None in sizes else sum(size for size in sizes if size is not None)
         said = launch.resources

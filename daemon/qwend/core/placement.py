@@ -163,8 +163,7 @@ def runtime(
         if wanted is None or wanted == "auto":
             continue
         if wanted not in runtimes:
-            hint = f"there is {listing(sorted(runtimes), 'and')}; qwend doctor says what is missing"
-            raise Refusal("runtime", f"the runtime {wanted} does not answer here", hint)
+            raise absent(wanted, runtimes)
         if wanted != "native" and flavour == "apple":
             hint = "runtime: native, or device: cpu"
             raise Refusal("runtime", f"a Linux container has no Metal, so {wanted} cannot run this", hint)
@@ -176,6 +175,12 @@ def runtime(
     if family(flavour) == "cuda" and not host.docker_gpus:
         return "native", f"Docker {host.docker} cannot give a container a card"
     return "docker", f"Docker {host.docker} answers"
+
+
+def absent(runtime: str, runtimes: tuple[str, ...]) -> Refusal:
+    """What to say of a runtime that does not answer."""
+    hint = f"there is {listing(sorted(runtimes), 'and')}; qwend doctor says what is missing"
+    return Refusal("runtime", f"the runtime {runtime} does not answer here", hint)
 
 
 def refuse(refusal: Refusal, place: str, where: str) -> UsageError:

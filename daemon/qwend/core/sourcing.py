@@ -65,13 +65,14 @@ def _sought(loaded: Loaded, name: str, wants: tuple[str, ...], smoke: bool) -> S
 
 
 def _place(loaded: Loaded, section: str, name: str, index: int) -> str:
-    """A reference is written as text, in a list, or below `from:`: the place of whichever there is."""
-    key = loaded.marks.where((section, name), at_key=True)
-    for below in (("from", index), ("from",), (index,), ()):
-        place = loaded.marks.where((section, name, *below))
-        if place != key:
-            return place
-    return key
+    """A reference is text or an item of a list, at the name itself or below `from:`: the place of whichever."""
+    marks = loaded.marks
+    path: tuple[str, ...] = (section, name)
+    key, below = marks.where(path, at_key=True), marks.where((*path, "from"), at_key=True)
+    if below != key:
+        key, path = below, (*path, "from")
+    item = marks.where((*path, index))
+    return item if item != key else marks.where(path)
 
 
 def _stand_in(kind: str, spec: SourceSpec) -> str:
