@@ -316,12 +316,13 @@ def _make_home(home: str, log: str) -> None:
         ) from None
 
 
-def _last_lines(log: str, since: int, count: int = 5) -> str:
-    """What was written to the log since `since` bytes: its last lines, joined."""
+def _last_lines(log: str, since: int, count: int = 3) -> str:
+    """What was written to the log since `since` bytes: its last lines, joined, of a traceback only the end."""
     try:
         with open(log, "rb") as file:
             file.seek(since)
             lines = file.read()[-8192:].decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return " | ".join(line.strip() for line in lines[-count:] if line.strip())
+    said = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
+    return " | ".join(said[-count:])

@@ -71,7 +71,7 @@ class FakeDaemon:
 
     def fails(self, method: str, path: str, status: int, **error: Any) -> None:
         """Lays down an error as the daemon words it."""
-        body = {
+        body: Json = {
             "kind": "QwendError",
             "code": "failed",
             "message": "",

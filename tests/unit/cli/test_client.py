@@ -125,7 +125,12 @@ def test_an_older_daemon_that_speaks_the_same_api_is_used_when_nobody_wants_it_r
     daemon.version = "0.0.1"
     daemon.answers("GET", "/v1/version", daemon.hello())
     asked: list[object] = []
-    connect(outdated=lambda hello: asked.append(hello["version"]) is not None)
+
+    def leave_it(hello: dict[str, object]) -> bool:
+        asked.append(hello["version"])
+        return False
+
+    connect(outdated=leave_it)
     assert asked == ["0.0.1"]
 
 

@@ -109,9 +109,9 @@ def _on_a_terminal(*arguments: str, **environ: str) -> str:
     reader.start()
     settings = {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100", "TERM": "xterm-256color"}
     command = [sys.executable, "-m", "qwend", *arguments]
-    terminal = {"stdin": follower, "stdout": follower, "stderr": follower}
+    environ = {**os.environ, **settings, **environ}
     ended = subprocess.run(
-        command, **terminal, env={**os.environ, **settings, **environ}, timeout=60, check=False
+        command, stdin=follower, stdout=follower, stderr=follower, env=environ, timeout=60, check=False
     )
     assert ended.returncode == 0
     os.close(follower)
