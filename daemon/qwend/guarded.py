@@ -83,11 +83,11 @@ class Guard:
 
 def describe(error: BaseException) -> str:
     """`ZeroDivisionError: division by zero (engines.py:41)`: the exception and where it was raised."""
-    text = str(error).strip().splitlines()
+    text = " ".join(str(error).split())
     name = type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    return f"{name}: {text[0][:200]}{place}" if text else f"{name}{place}"
+    return f"{name}: {text[:300]}{place}" if text else f"{name}{place}"
 
 
 def _rebuilt(value: Any, kind: Any) -> Any:

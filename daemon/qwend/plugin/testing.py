@@ -12,6 +12,7 @@ nothing done while describing. It runs no engine.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -46,20 +47,17 @@ def check_plugin(engines: Iterable[Engine], sources: Iterable[Source]) -> list[t
 
 def check_engine(engine: Engine) -> list[Finding]:
     """What keeps an engine from the contract; empty if nothing does."""
-    found = list(_described(engine))
+    found = {finding.message: finding for finding in _described(engine)}
     try:
-        for index, (special, step, host) in enumerate(views(engine)):
-            if index >= _MOST:
-                break
-            found += [
-                msgspec.structs.replace(finding, message=f"{special}: {finding.message}")
-                for finding in _step(engine, step, host)
-            ]
+        for special, step, host in itertools.islice(views(engine), _MOST):
+            for finding in _step(engine, step, host):  # one mistake shows in many sampled steps
+                told = msgspec.structs.replace(finding, message=f"{special}: {finding.message}")
+                found.setdefault(finding.message, told)
     except NoSample as error:
-        found.append(Finding(str(error), "params"))
+        found[""] = Finding(str(error), "params")
     except Exception as error:  # a schema or validator that breaks
-        found.append(Finding(f"no step can be made up from its parameters: {_said(error)}", "params"))
-    return _once(found)
+        found[""] = Finding(f"no step can be made up from its parameters: {_said(error)}", "params")
+    return list(found.values())
 
 
 def check_source(source: Source) -> list[Finding]:
@@ -73,7 +71,7 @@ def check_source(source: Source) -> list[Finding]:
             found.append(Finding(f"check raises for {bad[:30]!r}: {_said(error)}"))
     for example in getattr(source, "examples", ()):
         found += list(_example(source, example))
-    return _once(found)
+    return list(dict.fromkeys(found))
 
 
 def _example(source: Source, example: str) -> Iterator[Finding]:
@@ -234,10 +232,3 @@ def _serial(value: Any, kind: Any) -> str | None:
 def _said(error: BaseException) -> str:
     return error.message if isinstance(error, QwendError) else f"{type(error).__name__}: {error}"
 
-
-def _once(findings: list[Finding]) -> list[Finding]:
-    """Each finding once: one mistake shows in many sampled steps."""
-    seen: dict[str, Finding] = {}
-    for finding in findings:
-        seen.setdefault(finding.message.partition(": ")[2] or finding.message, finding)
-    return list(seen.values())
