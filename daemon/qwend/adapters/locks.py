@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from qwend.adapters.pip_settings import IndexSettings, uv_environment
+from qwend.adapters.package_environment import uv_environment, uv_options
+from qwend.adapters.pip_settings import IndexSettings
 from qwend.errors import QwendError, UsageError
 from qwend.model.image_file import Flavour, ImageFile, python_minors
 
@@ -132,7 +133,17 @@ def resolve(
         folder = Path(scratch)
         (folder / "requirements.in").write_text("\n".join(requires) + "\n")
         (folder / "out.lock").write_text(_without_hashes(current))
-        command = [uv, "pip", "compile", "requirements.in", "-q", "-o", "out.lock", *_OUTPUT]
+        command = [
+            uv,
+            "pip",
+            "compile",
+            "requirements.in",
+            "-q",
+            "-o",
+            "out.lock",
+            *_OUTPUT,
+            *uv_options(settings),
+        ]
         command += ["--python-version", python_minors(chosen.python or image.python)[0]]
         command += ["--custom-compile-command", f"python images/lock.py {image.name} {flavour} --write"]
         (folder / "pyproject.toml").write_text(f"[tool.uv]\nenvironments = {_environments(image, chosen)}\n")
@@ -160,7 +171,7 @@ _OUTPUT = [
 
 
 def _without_hashes(lock: str) -> str:
-    """Versions as preferences only: hashes are collected anew, so that a lock gains wheels published later."""
+    """Versions as preferences only: hashes are collected anew, so that a lock gains later wheels."""
     pins = parse_lock(lock, "current lock")
     return "".join(f"{pin.name}=={pin.version}{f' ; {pin.marker}' if pin.marker else ''}\n" for pin in pins)
 

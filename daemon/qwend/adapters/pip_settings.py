@@ -25,7 +25,7 @@ from qwend.errors import UsageError
 
 Origin = Literal["qwend", "uv", "pip"]
 
-_VALUES: dict[str, tuple[list[str], list[str], list[str]]] = {
+SPELLINGS: dict[str, tuple[list[str], list[str], list[str]]] = {
     # field: (uv environment, uv.toml keys, pip keys)
     "index": (["UV_DEFAULT_INDEX", "UV_INDEX_URL"], ["index-url"], ["index-url"]),
     "extra_index": (["UV_INDEX", "UV_EXTRA_INDEX_URL"], ["extra-index-url"], ["extra-index-url"]),
@@ -34,7 +34,7 @@ _VALUES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "ca": (["SSL_CERT_FILE"], ["cert"], ["cert"]),
     "proxy": (["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"], ["https-proxy"], ["proxy"]),
     "timeout": (["UV_HTTP_TIMEOUT"], ["http-timeout"], ["timeout", "default-timeout"]),
-    "no_index": (["UV_NO_INDEX"], ["no-index"], ["no-index"]),
+    "no_index": ([], ["no-index"], ["no-index"]),
 }
 _LISTS = {"extra_index", "find_links", "trusted_hosts"}
 
@@ -73,7 +73,7 @@ def merged_settings(
     uv = _uv_values(environ, home)
     values: dict[str, Any] = {"python_downloads": own.python_downloads}
     origin: dict[str, Origin] = {}
-    for field in _VALUES:
+    for field in SPELLINGS:
         said = getattr(own, field)
         for source, value in (("qwend", said), ("uv", uv.get(field)), ("pip", pip.get(field))):
             if value:
@@ -84,70 +84,6 @@ def merged_settings(
         return msgspec.convert({**values, "origin": origin}, IndexSettings, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(f"package settings: {error}") from None
-
-
-def uv_environment(settings: IndexSettings, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` for a child uv: cleared of the caller's own environment, completed by what uv does not read.
-
-    What uv finds by itself (its variables, its files) is left to it. Versions are taken from all indexes
-    alike, as pip does: with hashes required, a stranger's package of the same name cannot slip in.
-    """
-    result = {name: value for name, value in environ.items() if name not in _CALLERS}
-    result["UV_NO_PROGRESS"] = "1"
-    result["UV_INDEX_STRATEGY"] = environ.get("UV_INDEX_STRATEGY", "unsafe-best-match")
-    for field, name in _UV_NAMES.items():
-        value = getattr(settings, field)
-        if value and settings.origin.get(field) in ("qwend", "pip"):
-            for other in _VALUES[field][0]:
-                if other.startswith("UV_"):
-                    result.pop(other, None)
-            result[name] = _text(value, "," if field == "find_links" else " ")
-    return result
-
-
-def pip_environment(settings: IndexSettings, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` for a child pip; pip's own files still give what is not set here (client certificates …)."""
-    result = {name: value for name, value in environ.items() if name not in _CALLERS}
-    result |= {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_CONSTRAINT": ""}
-    for field, name in _PIP_NAMES.items():
-        if settings.origin.get(field) in ("qwend", "uv"):
-            result[name] = _text(getattr(settings, field))
-    return result
-
-
-_CALLERS = {
-    *("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "UV_PYTHON", "UV_SYSTEM_PYTHON"),
-    *("UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "UV_WORKING_DIR", "UV_TORCH_BACKEND", "UV_EXCLUDE_NEWER"),
-    *("UV_NO_VERIFY_HASHES", "UV_NO_BUILD_ISOLATION", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"),
-    "PIP_REQUIRE_VIRTUALENV",
-}
-"""What a caller set for its own environment, and what would weaken or bend a lock."""
-_UV_NAMES = {
-    "index": "UV_DEFAULT_INDEX",
-    "extra_index": "UV_INDEX",
-    "find_links": "UV_FIND_LINKS",
-    "trusted_hosts": "UV_INSECURE_HOST",
-    "ca": "SSL_CERT_FILE",
-    "proxy": "ALL_PROXY",
-    "timeout": "UV_HTTP_TIMEOUT",
-    "no_index": "UV_NO_INDEX",
-}
-_PIP_NAMES = {
-    "index": "PIP_INDEX_URL",
-    "extra_index": "PIP_EXTRA_INDEX_URL",
-    "find_links": "PIP_FIND_LINKS",
-    "trusted_hosts": "PIP_TRUSTED_HOST",
-    "ca": "PIP_CERT",
-    "proxy": "PIP_PROXY",
-    "timeout": "PIP_DEFAULT_TIMEOUT",
-    "no_index": "PIP_NO_INDEX",
-}
-
-
-def _text(value: object, separator: str = " ") -> str:
-    if isinstance(value, list):
-        return separator.join(value)
-    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _uv_values(environ: Mapping[str, str], home: Path) -> dict[str, Any]:
@@ -165,9 +101,9 @@ def _uv_indexes(environ: Mapping[str, str], table: dict[str, Any]) -> dict[str, 
     entries = [item for item in table.get("index", []) if "url" in item and not item.get("explicit")]
     default = [item["url"] for item in entries if item.get("default")]
     others = [item["url"] for item in entries if not item.get("default")]
-    if default and not any(environ.get(name) for name in _VALUES["index"][0]):
+    if default and not any(environ.get(name) for name in SPELLINGS["index"][0]):
         found["index"] = default[0]
-    if others and not any(environ.get(name) for name in _VALUES["extra_index"][0]):
+    if others and not any(environ.get(name) for name in SPELLINGS["extra_index"][0]):
         found["extra_index"] = others
     return found
 
@@ -231,9 +167,9 @@ def _read(path: Path, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _picked(environ: Mapping[str, str], table: dict[str, Any], ways: tuple[int, ...]) -> dict[str, Any]:
-    """The fields of `_VALUES` that an environment (way 0) or a table of settings (1: uv's, 2: pip's) says."""
+    """Fields that an environment (way 0) or a table of settings (1: uv's, 2: pip's) says."""
     found: dict[str, Any] = {}
-    for field, names in _VALUES.items():
+    for field, names in SPELLINGS.items():
         for way in ways:
             source: Mapping[str, Any] = environ if way == 0 else table
             said = [source[name] for name in names[way] if source.get(name)]

@@ -192,9 +192,7 @@ def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, Option
     )
 
 
-def _options(
-    image: ImageFile, chosen: Flavour, given: Mapping[str, OptionValue]
-) -> dict[str, OptionValue]:
+def _options(image: ImageFile, chosen: Flavour, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
     known = image.build.options if image.build else {}
     for name, value in given.items():
         if name not in known:
