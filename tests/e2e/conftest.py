@@ -1,0 +1,106 @@
+"""A home of its own for every test; what is dear to make is kept in one cache folder for all of them.
+
+QWEND_CI_CACHE (default: `qwend-ci` in the user's cache folder) holds realised images, named by their digests,
+and uv's cache: the second run of the tests compiles nothing and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 1800.0
+
+
+def cache_folder() -> Path:
+    """Where images and packages are kept between runs."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qwend-ci"
+    return Path(os.environ.get("QWEND_CI_CACHE") or default)
+
+
+@dataclass
+class Qwend:
+    """The real command line, with the real daemon of one home."""
+
+    home: Path
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "qwend", *arguments]
+
+    def try_(
+        self, *arguments: str, timeout: float = TIMEOUT_S, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """What came of a command line."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env={**self.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def __call__(self, *arguments: str, timeout: float = TIMEOUT_S) -> str:
+        """The output of a command line that must work."""
+        ended = self.try_(*arguments, timeout=timeout)
+        said = f"{ended.stdout}\n{ended.stderr}"
+        assert ended.returncode == 0, f"qwend {' '.join(arguments)} ended with {ended.returncode}:\n{said}"
+        return ended.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """The decoded `--json` of a reader."""
+        return json.loads(self(*arguments, "--json"))
+
+    def row(self, step: str) -> dict[str, Any]:
+        """The row of a step in `ps`."""
+        return next(row for row in self.json("ps") if row["step"] == step)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command line that goes on while the test does."""
+        pipe = subprocess.PIPE
+        command = self.command(*arguments)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environ, stdout=pipe, stderr=pipe, text=True
+        )
+
+
+@pytest.fixture
+def qwend(tmp_path: Path) -> Iterator[Qwend]:
+    """The command line with a home of its own, whose daemon and services are gone when the test is over."""
+    cache = cache_folder()
+    (cache / "images").mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="qwend-"))
+    (home / "images").symlink_to(cache / "images")
+    work = tmp_path / "work"
+    work.mkdir()
+    environ = {
+        **os.environ,
+        "QWEND_HOME": str(home),
+        "QWEND_CONFIG": str(home / "qwend.toml"),
+        "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(cache / "uv"),
+        "PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in ("daemon", "plugins", "images")),
+    }
+    call = Qwend(home, work, environ)
+    yield call
+    stopped = call.try_("daemon", "stop", "--services", timeout=120)
+    log = home / "logs" / "daemon.log"
+    if log.exists():
+        print(f"--- {log}\n{log.read_text(errors='replace')[-20000:]}")  # pytest shows it if the test failed
+    (home / "images").unlink()
+    shutil.rmtree(home, ignore_errors=True)
+    assert stopped.returncode == 0, stopped.stderr
