@@ -36,9 +36,9 @@ def make_wheel(folder: Path, name: str, version: str, text: str = "VALUE = 1\n")
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     rows = []
-    for path, content in files.items():
+    for inner, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=").decode()
-        rows.append(f"{path},sha256={digest},{len(content)}")
+        rows.append(f"{inner},sha256={digest},{len(content)}")
     files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""])
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -50,7 +50,10 @@ def make_wheel(folder: Path, name: str, version: str, text: str = "VALUE = 1\n")
 def make_sdist(folder: Path, name: str, files: dict[str, str]) -> str:
     """Write `NAME-1.0.tar.gz` with its own build backend and `files` into `folder`; its sha256."""
     folder.mkdir(parents=True, exist_ok=True)
-    project = f'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "{name}"\nversion = "1.0"\n'
+    project = (
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{name}"\nversion = "1.0"\n'
+    )
     members = {
         "pyproject.toml": project,
         "backend.py": BACKEND.replace("NAME", name),
