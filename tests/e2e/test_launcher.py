@@ -123,7 +123,7 @@ def test_the_wheel_works_away_from_the_checkout(checkout: Path, tmp_path: Path) 
     wheel = next((tmp_path / "dist").glob("*.whl"))
     there = tmp_path / "installed"
     _must([python, "-m", "venv", "--without-pip", there], tmp_path)
-    install = [uv, "pip", "install", "--python", there / "bin/python"]
+    install: list[str | Path] = [uv, "pip", "install", "--python", there / "bin/python"]
     _must([*install, "--require-hashes", "-r", checkout / "requirements.lock"], tmp_path)
     _must([*install, "--no-deps", wheel], tmp_path)
     shutil.rmtree(checkout)
