@@ -298,26 +298,16 @@ async def _output(*argv: str | Path) -> str:
     return said.decode()
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-async def _said(fifo: Path) -> str:
-    """The first line that comes through a fifo; a minute without one fails the test."""
-    descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+async def _next(descriptor: int) -> bytes:
+    """What comes next through a fifo, b"" when its last writer is gone; half a minute of nothing fails."""
     ready = asyncio.Event()
     asyncio.get_running_loop().add_reader(descriptor, ready.set)
     try:
         async with asyncio.timeout(30):
             await ready.wait()
-        return os.read(descriptor, 1000).decode()
+        return os.read(descriptor, 1000)
     finally:
         asyncio.get_running_loop().remove_reader(descriptor)
-        os.close(descriptor)
 
 
 async def test_a_build_killed_half_way_is_never_finished_and_its_orphan_holds_off_the_next(
@@ -333,7 +323,9 @@ async def test_a_build_killed_half_way_is_never_finished_and_its_orphan_holds_of
         sys.executable, "-c", _VICTIM, str(bench.home), spec.folder, str(bench.wheels),
         env={**bench.environ, "PYTHONPATH": str(ROOT / "daemon")},
     )  # fmt: skip
-    assert await _said(told) == "up\n"
+    reader = os.open(told, os.O_RDWR | os.O_NONBLOCK)
+    assert await _next(reader) == b"up\n"
+    os.close(reader)
     victim.send_signal(signal.SIGKILL)
     await victim.wait()
 
@@ -351,15 +343,16 @@ async def test_a_build_killed_half_way_is_never_finished_and_its_orphan_holds_of
 
 
 async def test_a_cancelled_build_ends_its_programs(bench: Bench) -> None:
-    told = bench.tmp / "told"
-    os.mkfifo(told)
-    spec = bench.image(build=f'sleep 600 & echo $! >"{told}"; wait\n')
+    """Both processes of the script hold a fifo open: its end is their end."""
+    fifo = bench.tmp / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    spec = bench.image(build=f'exec 3>"{fifo}"; echo up >&3; sleep 600 & wait\n')
     task = asyncio.create_task(bench.builder().realise(spec, bench.events.append))
-    pid = int(await _said(told))
+    assert await _next(reader) == b"up\n"
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(30):
-        while _alive(pid):  # it was signalled before the task ended; now init has to reap it
-            await asyncio.sleep(0)
+    assert await _next(reader) == b""
+    os.close(reader)
     assert await bench.builder().find(spec) is None
