@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
+from qwend.cli.results import API_KEY
 from qwend.cli.session import read_text, recipe_files
 from qwend.client import Json
 from qwend.errors import UsageError
@@ -119,6 +121,20 @@ def request_of(files: Sequence[dict[str, str]], *, directory: str, **more: objec
         "env": {name: os.environ[name] for name in sorted(mentioned) if name in os.environ},
         **more,
     }
+
+
+def spelled_key(given: Sequence[str]) -> str | None:
+    """What a shell makes the API key of that was given: the file's content, or the variable's."""
+    for text in given:
+        name, says, source = text.partition("=")
+        if name == API_KEY:
+            variable = name if name in os.environ else name.upper()
+            return (
+                f"$(cat {shlex.quote(os.path.abspath(os.path.expanduser(source[1:])))})"
+                if says
+                else f"${variable}"
+            )
+    return None
 
 
 def secret_values(given: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from qwend.cli.terminal import clean, duration, paint, size, table
 from qwend.client import Json
 
-GOOD = {"ready", "succeeded", "cached"}
+API_KEY = "api_key"
+"""The secret that a service takes as its key."""
 
 
 def steps_table(steps: Sequence[Json]) -> str:
@@ -38,21 +39,24 @@ def failures(steps: Sequence[Json]) -> list[str]:
     ]
 
 
-def closing(steps: Sequence[Json], plan: Json) -> list[str]:
-    """Loud notices, then a `curl` line for every service that speaks the OpenAI API."""
+def closing(steps: Sequence[Json], plan: Json, key: str | None) -> list[str]:
+    """Loud notices, then a `curl` line for every service that speaks the OpenAI API. `key` is what a shell makes
+    the API key of."""
     compiled = {step["name"]: step for step in plan.get("compiled", {}).get("steps", [])}
     lines = []
     for step in compiled.values():
-        lines += [paint(clean(notice, lines=False), "yellow") for notice in step.get("notices") or ()]
+        lines += [paint(clean(notice, lines=False), "yellow") for notice in step["notices"]]
     for row in steps:
-        step = compiled.get(row["step"], {})
-        if row.get("url") and step.get("api", "openai") == "openai":
-            lines.append(curl(row, step.get("key_file")))
+        step = compiled.get(row["step"])
+        if row.get("url") and step is not None and step["api"] == "openai":
+            locked = API_KEY in step["secrets"]
+            lines.append(curl(row, (key or f"${API_KEY.upper()}") if locked else None))
     return lines
 
 
-def curl(row: Json, key_file: str | None = None) -> str:
+def curl(row: Json, key: str | None = None) -> str:
     """A line that asks the service one question, as it is pasted into a shell."""
     body = json.dumps({"model": row["step"], "messages": [{"role": "user", "content": "Who are you?"}]})
-    key = f' -H "Authorization: Bearer $(cat {shlex.quote(key_file)})"' if key_file else ""
-    return f"curl -s {row['url']}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
+    bearer = f' -H "Authorization: Bearer {key}"' if key else ""
+    url = f"{row['url']}/v1/chat/completions"
+    return f"curl -s {url} -H 'Content-Type: application/json'{bearer} -d {shlex.quote(body)}"

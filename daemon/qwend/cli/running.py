@@ -28,13 +28,15 @@ class _LetGo(Exception):
 
 
 class Foreground:
-    """One `up` as its user sees it. `kept` is `-d`: the run has no owner, nobody stops it by leaving."""
+    """One `up` as its user sees it. `kept` is `-d`: the run has no owner, nobody stops it by leaving.
+    `key` is what a shell makes the API key of, for the `curl` line."""
 
-    def __init__(self, client: Client, request: Json, *, wait: bool = True) -> None:
+    def __init__(self, client: Client, request: Json, *, wait: bool = True, key: str | None = None) -> None:
         self._client = client
         self._request = request
         self._kept = bool(request.get("kept"))
         self._wait = wait
+        self._key = key
         self._run: str | None = None
         self._plan: Json = {}
         self._interrupts = 0
@@ -104,7 +106,7 @@ class Foreground:
         if error and len(failed := results.failures(steps)) > 1:
             click.echo("\n".join(failed), err=True)
         code = settle(end)
-        for line in results.closing(steps, self._plan):
+        for line in results.closing(steps, self._plan, self._key):
             click.echo(line)
         return code
 

@@ -88,6 +88,7 @@ def step_view(step: CompiledStep) -> dict[str, Any]:
         "inputs": [edge.step for edge in step.inputs],
         "notices": list(step.notices),
         "secrets": list(step.secrets),
+        "api": step.launch.api if step.launch is not None else None,
         "port": step.policy.port,
         "options": step.options,
         "where": step.where,

@@ -160,6 +160,27 @@ def test_the_curl_line_works_as_pasted(qwend: Qwend, daemon: FakeDaemon, recipe:
     assert json.loads(words[-1])["model"] == "chat"
 
 
+@pytest.mark.parametrize(
+    ("secret", "key"),
+    [("api_key=@my key", "$(cat '{here}/my key')"), ("api_key", "$API_KEY"), (None, "$API_KEY")],
+)
+def test_the_curl_line_reads_the_key_from_where_it_was_read(
+    qwend: Qwend,
+    daemon: FakeDaemon,
+    recipe: str,
+    monkeypatch: pytest.MonkeyPatch,
+    secret: str | None,
+    key: str,
+) -> None:
+    Path("my key").write_text("sk-1\n")
+    monkeypatch.setenv("API_KEY", "sk-1")
+    steps = [step("chat", "llama-cpp/serve", "service", api="openai", secrets=["api_key"])]
+    daemon.streams("POST", "/v1/runs", plan(("start", "chat", ""), steps=steps), {"run": "01J"}, end(CHAT))
+    shown = qwend("up", "-d", *(["--secret", secret] if secret else [])).out.splitlines()[-1]
+    assert f'-H "Authorization: Bearer {key.format(here=os.getcwd())}"' in shown
+    assert daemon.requests[-1].body["secrets"] == ({"api_key": "sk-1"} if secret else {})
+
+
 def test_a_service_that_speaks_no_openai_gets_no_curl_line(
     qwend: Qwend, daemon: FakeDaemon, recipe: str
 ) -> None:

@@ -9,7 +9,7 @@ import click
 
 from qwend.cli.acting import exit_with
 from qwend.cli.commands.plugins import find_engine
-from qwend.cli.request import request_of, secret_values
+from qwend.cli.request import request_of, secret_values, spelled_key
 from qwend.cli.running import Foreground
 from qwend.cli.session import open_daemon
 from qwend.cli.terminal import clean
@@ -69,7 +69,7 @@ def command(
     request = request_of(
         [file], directory=os.path.dirname(file["path"]) or ".", kept=detach, secrets=secret_values(secrets)
     )
-    exit_with(Foreground(client, request).go())
+    exit_with(Foreground(client, request, key=spelled_key(secrets)).go())
 
 
 def _name(engine: str, sources: tuple[str, ...], parameters: tuple[str, ...]) -> str:

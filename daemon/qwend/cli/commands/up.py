@@ -8,7 +8,7 @@ import click
 
 from qwend.cli import plans
 from qwend.cli.acting import exit_with
-from qwend.cli.request import recipe_options, recipe_request
+from qwend.cli.request import recipe_options, recipe_request, spelled_key
 from qwend.cli.session import open_daemon
 
 
@@ -46,4 +46,4 @@ def command(targets: tuple[str, ...], detach: bool, no_wait: bool, dry_run: bool
         return
     from qwend.cli.running import Foreground
 
-    exit_with(Foreground(client, request, wait=not no_wait).go())
+    exit_with(Foreground(client, request, wait=not no_wait, key=spelled_key(options["secrets"])).go())
