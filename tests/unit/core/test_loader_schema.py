@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,10 +92,3 @@ def test_two_engines_with_definitions_of_one_name_do_not_clash() -> None:
     assert validator.is_valid(recipe("a/x", "one"))
     assert validator.is_valid(recipe("b/x", "two"))
     assert not validator.is_valid(recipe("a/x", "two"))
-
-
-RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
-
-
-def test_there_are_ready_recipes() -> None:
-    assert {"quickstart.yaml", "gguf.yaml"} <= {path.name for path in RECIPES}
