@@ -54,11 +54,13 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PinnedFile(msgspec.Struct, frozen=True):
-    """One file of a pinned source: path in the repository, size in bytes, sha256 where the hub tells it."""
+    """One file of a pinned source: path in the repository, size in bytes, and what its content is known by: sha256,
+    or git's own digest (`oid`), where the hub tells it."""
 
     path: str
     size: int | None = None
     sha256: str | None = None
+    oid: str | None = None
     local: str | None = None
     """Where a complete copy already lies on this machine (the user's own hub cache), if it does."""
 

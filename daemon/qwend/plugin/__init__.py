@@ -9,6 +9,7 @@
 from qwend.errors import OutOfResource, QwendError, UsageError
 from qwend.model.artifact import ARTIFACT_TYPES, Artifact, Facts, Pin, PinnedFile
 from qwend.model.event import Event
+from qwend.model.headers import HeaderError
 from qwend.model.host import Gpu, Host
 from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage, load_image
 from qwend.model.launch import (
@@ -33,6 +34,7 @@ from qwend.model.launch import (
 )
 from qwend.model.memory import Estimate, cache_bytes, estimate, human, weight_bytes
 from qwend.model.source import Question, Resolution
+from qwend.model.weights import look as look_at
 from qwend.plugin.hooks import PROJECT, hookimpl, hookspec
 from qwend.plugin.protocols import (
     Engine,
@@ -60,6 +62,7 @@ __all__ = [
     "Finding",
     "Given",
     "Gpu",
+    "HeaderError",
     "Host",
     "HostProgram",
     "HttpProbe",
@@ -100,6 +103,7 @@ __all__ = [
     "hookspec",
     "human",
     "load_image",
+    "look_at",
     "reference",
     "weight_bytes",
 ]
