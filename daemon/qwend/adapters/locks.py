@@ -156,10 +156,12 @@ def resolve(
         else:
             command += [part for name in upgrade for part in ("--upgrade-package", name)]
         env = uv_environment(_public(settings), os.environ if environ is None else environ)
+        env.pop("UV_NO_CONFIG", None)  # the platforms of the flavour are in a file
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise QwendError(
-                f"{image.name} ({flavour}) does not resolve: {done.stderr.strip()}", code="no-resolution"
+                f"{image.name} ({flavour}) does not resolve: {' '.join(done.stderr.split())}",
+                code="no-resolution",
             )
         return (folder / "out.lock").read_text()
 

@@ -64,13 +64,14 @@ def merged_settings(
     *,
     home: Path | None = None,
     prefix: Path | None = None,
+    root: Path = Path("/"),
     platform: str = sys.platform,
 ) -> IndexSettings:
     """`own` completed by uv's and pip's environment and files; a file that does not parse is a UsageError."""
     environ = os.environ if environ is None else environ
     home = home or Path.home()
-    pip = _pip_values(environ, home, prefix or Path(sys.prefix), platform)
-    uv = _uv_values(environ, home)
+    pip = _pip_values(environ, _pip_files(environ, home, prefix or Path(sys.prefix), root, platform))
+    uv = _uv_values(environ, _uv_files(environ, home, root))
     values: dict[str, Any] = {"python_downloads": own.python_downloads}
     origin: dict[str, Origin] = {}
     for field in SPELLINGS:
@@ -86,9 +87,9 @@ def merged_settings(
         raise UsageError(f"package settings: {error}") from None
 
 
-def _uv_values(environ: Mapping[str, str], home: Path) -> dict[str, Any]:
+def _uv_values(environ: Mapping[str, str], files: list[Path]) -> dict[str, Any]:
     table: dict[str, Any] = {}
-    for path in reversed(_uv_files(environ, home)):
+    for path in reversed(files):
         if path.is_file():
             read = _read(path, tomllib.loads)
             table |= read | read.get("pip", {})
@@ -108,7 +109,7 @@ def _uv_indexes(environ: Mapping[str, str], table: dict[str, Any]) -> dict[str, 
     return found
 
 
-def _uv_files(environ: Mapping[str, str], home: Path) -> list[Path]:
+def _uv_files(environ: Mapping[str, str], home: Path, root: Path) -> list[Path]:
     """The files that uv reads outside a project, the strongest first."""
     if environ.get("UV_NO_CONFIG"):
         return []
@@ -116,13 +117,13 @@ def _uv_files(environ: Mapping[str, str], home: Path) -> list[Path]:
         return [Path(given)]
     user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     system = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
-    return [user / "uv/uv.toml", *(Path(one) / "uv/uv.toml" for one in system), Path("/etc/uv/uv.toml")]
+    return [user / "uv/uv.toml", *(Path(one) / "uv/uv.toml" for one in system), root / "etc/uv/uv.toml"]
 
 
-def _pip_values(environ: Mapping[str, str], home: Path, prefix: Path, platform: str) -> dict[str, Any]:
+def _pip_values(environ: Mapping[str, str], files: list[Path]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for section in ("global", "install"):
-        for path in _pip_files(environ, home, prefix, platform):
+        for path in files:
             if path.is_file():
                 table |= _pip_section(path, section)
     for name, value in environ.items():
@@ -131,7 +132,7 @@ def _pip_values(environ: Mapping[str, str], home: Path, prefix: Path, platform: 
     return _picked(environ, table, ways=(2,))
 
 
-def _pip_files(environ: Mapping[str, str], home: Path, prefix: Path, platform: str) -> list[Path]:
+def _pip_files(environ: Mapping[str, str], home: Path, prefix: Path, root: Path, platform: str) -> list[Path]:
     """The files that pip reads, the weakest first: global, user, the environment's, the named one."""
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
@@ -139,11 +140,11 @@ def _pip_files(environ: Mapping[str, str], home: Path, prefix: Path, platform: s
     config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     if platform == "darwin":
         library = home / "Library/Application Support/pip"
-        files = [Path("/Library/Application Support/pip/pip.conf"), home / ".pip/pip.conf"]
+        files = [root / "Library/Application Support/pip/pip.conf", home / ".pip/pip.conf"]
         files.append((library if library.is_dir() else config / "pip") / "pip.conf")
     else:
         system = reversed((environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"))
-        files = [*(Path(one) / "pip/pip.conf" for one in system), Path("/etc/pip.conf")]
+        files = [*(Path(one) / "pip/pip.conf" for one in system), root / "etc/pip.conf"]
         files += [home / ".pip/pip.conf", config / "pip/pip.conf"]
     return [*files, prefix / "pip.conf", *([Path(named)] if named else [])]
 
