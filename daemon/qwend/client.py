@@ -1,21 +1,19 @@
 """The daemon's API over its unix socket: HTTP/1.1 on a plain socket, light to import.
 
-`connect()` gives a Client of a daemon that runs and speaks this API, starting one if none does. Answers are
-decoded JSON; a failure that the daemon reports is raised as the QwendError that it is; a daemon that is gone,
-or goes away in the middle of an answer, is Unreachable.
+Answers are decoded JSON; a failure that the daemon reports is raised as the QwendError that it is; a daemon that
+is gone, or goes away in the middle of an answer, is Unreachable. `connecting.connect` gives a Client of a daemon
+that runs, starting one if none does.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from qwend import __version__, paths
+from qwend import __version__
 from qwend.errors import QwendError, Unreachable
 
 API = 1
@@ -23,7 +21,6 @@ API = 1
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 120.0
-START_TIMEOUT_S = 30.0
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 Json = dict[str, Any]
@@ -69,105 +66,6 @@ class Client:
         with _Exchange(self.path, self.timeout_s) as exchange:
             exchange.ask(method, _target(target, query), body)
             return _object(b"".join(exchange.blocks()))
-
-
-def connect(
-    *,
-    start: bool = True,
-    home: str | None = None,
-    outdated: Callable[[Json], bool] | None = None,
-    starting: Callable[[str], None] | None = None,
-) -> Client:
-    """A Client of the daemon of `home`, which is started if none runs and `start` is true.
-
-    `outdated` is asked, with the daemon's `/v1/version`, when the daemon is of another version; where it says
-    True the daemon is restarted (services live on), else it is used as long as it speaks this API.
-    `starting` is told the path of the log of a daemon that is being started.
-    """
-    home = home or paths.home()
-    client = Client(paths.socket(home))
-    try:
-        hello = client.get("/v1/version")
-    except Unreachable as error:
-        if not start or error.code != "no-daemon":
-            raise
-        start_daemon(home, starting)
-        hello = client.get("/v1/version")
-    if hello.get("version") != __version__ and outdated is not None and outdated(hello):
-        restart_daemon(client, home)
-        hello = client.get("/v1/version")
-    if hello.get("api") != API:
-        raise Unreachable(
-            f"the daemon is qwend {hello.get('version')} and speaks version {hello.get('api')} of the API; "
-            f"this is qwend {__version__}, which speaks {API}",
-            code="version-mismatch",
-            hint="restart it with `qwend daemon stop && qwend daemon start`: services live on",
-        )
-    return client
-
-
-def start_daemon(home: str, starting: Callable[[str], None] | None = None) -> None:
-    """Starts a daemon that outlives this process; returns when it answers.
-
-    Two who start at once end with one daemon: the second finds the lock taken and leaves. Raises Unreachable
-    with the log's last lines if it does not come up.
-    """
-    import subprocess
-    import time
-
-    log = paths.daemon_log(home)
-    _make_home(home, log)
-    size = os.path.getsize(log) if os.path.exists(log) else 0
-    if starting is not None:
-        starting(log)
-    client = Client(paths.socket(home))
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "qwend.daemon"],
-            cwd=home,
-            env={**os.environ, "QWEND_HOME": home},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    begun = time.monotonic()
-    left: float | None = None
-    while True:
-        if _answers(client):
-            process.returncode = process.poll() or 0  # it lives on: its end is no business of this process
-            return
-        now = time.monotonic()
-        if left is None and process.poll() is not None:
-            left = now
-        if (left is not None and now - left > 2.0) or now - begun > START_TIMEOUT_S:
-            break
-        time.sleep(0.02)
-    last = _last_lines(log, size)
-    how = f"ended with exit code {process.poll()}" if left is not None else "does not answer"
-    raise Unreachable(
-        f"the daemon was started and {how}" + (f"; it said: {last}" if last else ""),
-        code="daemon-start",
-        hint=f"its log is {log}",
-    )
-
-
-def restart_daemon(client: Client, home: str) -> None:
-    """Replaces the daemon by one of this version. Services live on: the new one adopts them."""
-    stop_daemon(client, services=False)
-    start_daemon(home)
-
-
-def stop_daemon(client: Client, *, services: bool) -> None:
-    """Asks the daemon to end, with its services or without, and returns when it is gone."""
-    import time
-
-    client.post("/v1/daemon/stop", {"services": services})
-    begun = time.monotonic()
-    while _answers(client):
-        if time.monotonic() - begun > START_TIMEOUT_S:
-            raise Unreachable("the daemon was asked to stop and still answers", code="daemon-stop")
-        time.sleep(0.02)
 
 
 class _Exchange:
@@ -294,35 +192,3 @@ def quote(text: str) -> str:
     """Percent-encoded for a path segment or a query (`urllib.parse` would cost 2 ms of import)."""
     data = text.encode("utf-8", "surrogateescape")
     return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in data)
-
-
-def _answers(client: Client) -> bool:
-    try:
-        client.get("/v1/version")
-    except Unreachable:
-        return False
-    return True
-
-
-def _make_home(home: str, log: str) -> None:
-    try:
-        os.makedirs(home, mode=0o700, exist_ok=True)
-        os.makedirs(os.path.dirname(log), mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise Unreachable(
-            f"cannot make the folder {error.filename}: {error.strerror}",
-            code="no-home",
-            hint="set QWEND_HOME to a folder that you may write",
-        ) from None
-
-
-def _last_lines(log: str, since: int, count: int = 3) -> str:
-    """What was written to the log since `since` bytes: its last lines, joined, of a traceback only the end."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(since)
-            lines = file.read()[-8192:].decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    said = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
-    return " | ".join(said[-count:])

@@ -11,7 +11,8 @@ import click
 
 from qwend import __version__
 from qwend.cli.failures import unknown
-from qwend.client import Client, Json, connect
+from qwend.client import Client, Json
+from qwend.connecting import connect
 from qwend.errors import UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

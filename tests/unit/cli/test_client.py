@@ -11,7 +11,8 @@ import pytest
 from tests.fakes.api_server import FakeDaemon
 
 from qwend import paths
-from qwend.client import Client, connect, quote
+from qwend.client import Client, quote
+from qwend.connecting import connect
 from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
 
 

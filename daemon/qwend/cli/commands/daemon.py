@@ -9,7 +9,8 @@ import click
 from qwend import __version__, paths
 from qwend.cli.output import json_option, print_json
 from qwend.cli.terminal import clean, duration
-from qwend.client import Client, connect, start_daemon, stop_daemon
+from qwend.client import Client
+from qwend.connecting import connect, start_daemon, stop_daemon
 from qwend.errors import Unreachable
 
 
@@ -40,10 +41,11 @@ def start() -> None:
 @click.option("--services", is_flag=True, help="Stop every service first.")
 def stop(services: bool) -> None:
     """Stop the daemon. Services live on, and the next daemon adopts them."""
-    client = Client(paths.socket(paths.home()))
+    home = paths.home()
+    client = Client(paths.socket(home))
     try:
         rows = client.get("/v1/steps")["steps"]
-        stop_daemon(client, services=services)
+        stop_daemon(client, home, services=services)
     except Unreachable as error:
         if error.code != "no-daemon":
             raise
