@@ -166,7 +166,8 @@ def _parse(reference: str) -> tuple[str, _Made]:
     try:
         made = msgspec.convert(query, _Made, strict=False)
     except msgspec.ValidationError as error:
-        raise ValueError(f"smoke:{match['what']}: {str(error).replace(' - at `$.', ' at ').rstrip('`')}") from None
+        said = re.sub(r" - at `\$\.(.*)`$", r" at \1", str(error))
+        raise ValueError(f"smoke:{match['what']}: {said}") from None
     if not 1 <= made.layers <= 64:
         raise ValueError(f"smoke:{match['what']}: layers should be 1 to 64")
     if made.seed < 0 or not (made.rows is None or 1 <= made.rows <= 100_000):
