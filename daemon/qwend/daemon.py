@@ -16,7 +16,7 @@ from pathlib import Path
 from qwend import __version__, paths, settings
 from qwend.adapters.asking import ChildAsker
 from qwend.adapters.clock import SystemClock
-from qwend.adapters.hardware import LocalMachine
+from qwend.adapters.hardware import HostMachine
 from qwend.adapters.home import instance_id, make_private
 from qwend.adapters.image_keeper import ImageKeeper
 from qwend.adapters.lock import DaemonLock
@@ -26,7 +26,7 @@ from qwend.adapters.prober import HttpProber
 from qwend.adapters.programs import NativeBuilder
 from qwend.adapters.reports import FileReports
 from qwend.adapters.state import SqliteState
-from qwend.adapters.store import FileStore
+from qwend.adapters.store import ArtifactStore
 from qwend.adapters.venv.builder import VenvBuilder
 from qwend.api.app import application
 from qwend.api.serve import listen, serve
@@ -75,10 +75,10 @@ async def _daemon(home: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     chosen = settings.load()
     instance = instance_id(home)
-    state = await SqliteState.open(home, port_range=chosen.port_range)
-    machine = LocalMachine(home)
+    state = await SqliteState.open(os.path.join(home, "state.db"), port_range=chosen.port_range)
+    machine = HostMachine(home)
     host = await machine.observe()
-    store = FileStore(home, quota=chosen.store_quota)
+    store = await ArtifactStore.open(os.path.join(home, "store"), quota=chosen.store_quota)
     venvs = VenvBuilder(Path(home), _index_settings(chosen.images))
     builders: dict[str, Builder] = {"native": NativeBuilder(venvs)}
     hub_env = _hub_environment(chosen.hub)
@@ -132,6 +132,7 @@ async def _daemon(home: str) -> None:
         for runtime in runtimes.values():
             await runtime.close()
         await worker.close()
+        await store.close()
         await state.close()
         log.info("the daemon ended; services live on")
 

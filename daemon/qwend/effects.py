@@ -138,6 +138,10 @@ class Store(Protocol):
         """The artifact of a fingerprint, if it is there and whole by size and mtime."""
         ...
 
+    def work(self, fingerprint: str) -> Work:
+        """Where a job's folders are, or will be."""
+        ...
+
     async def prepare(self, fingerprint: str, keep: bool) -> Work:
         """Folders for a job; `keep` leaves what an earlier attempt wrote."""
         ...
@@ -181,8 +185,9 @@ class Store(Protocol):
 class State(Protocol):
     """Durable events and their projections."""
 
-    async def record(self, *events: Event) -> None:
-        """Returns when the events are durable; what is asked at the same moment is committed together."""
+    async def record(self, *events: Event) -> tuple[Event, ...]:
+        """Returns when the events are durable, with their `seq` and `at`; what is asked at the same moment is
+        committed together."""
         ...
 
     def rows(self, table: str) -> dict[str, dict[str, Any]]:

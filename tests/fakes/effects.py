@@ -125,6 +125,9 @@ class FakeStore:
         return self.artifacts.get(fingerprint)
 
     async def prepare(self, fingerprint: str, keep: bool) -> Work:
+        return self.work(fingerprint)
+
+    def work(self, fingerprint: str) -> Work:
         root = f"/nowhere/{fingerprint}"
         return Work(root, f"{root}/out", f"{root}/scratch", f"{root}/report.jsonl")
 
@@ -186,12 +189,13 @@ class FakeState:
         self.ports: dict[str, int] = dict(crash.ports) if crash else {}
         self.full = False
 
-    async def record(self, *events: Event) -> None:
+    async def record(self, *events: Event) -> tuple[Event, ...]:
         if self.full:
             raise OutOfResource("no space left for the state", code="disk-full")
         for event in events:
             self.events.append(event)
             self._project(event)
+        return events
 
     def _project(self, event: Event) -> None:
         if event.table is None:

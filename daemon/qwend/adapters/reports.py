@@ -22,7 +22,9 @@ _TAIL = 64 * 1024
 _MAX_REPORT = 64 * 1024 * 1024
 _IN_USE = re.compile(r"EADDRINUSE|[Aa]ddress already in use|couldn't bind|port \d+ is (already )?in use")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
-_TELLING = re.compile(r"error|fail|cannot|unable|no such|not found|out of memory|invalid|unknown|exception", re.I)
+_TELLING = re.compile(
+    r"error|fail|cannot|unable|no such|not found|out of memory|invalid|unknown|exception", re.IGNORECASE
+)
 
 
 @dataclass
@@ -131,7 +133,9 @@ def _matched(groups: dict[str, str | None], phase: str, unit: str) -> Progress |
     done, total = (percent, 100.0) if percent is not None else (number("done"), number("total"))
     if done is None:
         return None
-    return Progress("", groups.get("phase") or phase, done, total, "%" if percent is not None else unit, number("rate"))
+    return Progress(
+        "", groups.get("phase") or phase, done, total, "%" if percent is not None else unit, number("rate")
+    )
 
 
 def _same(new: Progress, old: Progress | None) -> bool:

@@ -288,3 +288,7 @@ def _cell(kind: Literal["service", "job"], state: str, signal: Signal) -> str:
         return ""
     done = ", ".join(type(effect).__name__ for effect in effects if not isinstance(effect, Timer))
     return f"{after.state} ({done})" if done else after.state
+
+
+if __name__ == "__main__":
+    print(table())

@@ -108,7 +108,6 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     ready: float | None = None
     ended: float | None = None
     log: str | None = None
-    work: str | None = None
 
     @property
     def marker(self) -> str:

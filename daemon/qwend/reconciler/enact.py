@@ -147,7 +147,7 @@ class Enactor:
                     f"the artifact of {name} is not in the store any more", hint="run qwend up again"
                 )
             inputs[name] = artifact.location
-        work = await self._work(launch)
+        work = await self._prepare(launch)
         missing = [name for name in step.secrets if name not in world.secrets]
         if missing:
             raise StepFailed(
@@ -175,15 +175,14 @@ class Enactor:
             service=row.kind == "service",
         )
 
-    async def _work(self, launch: Launch) -> Work:
-        box = self._box
-        if box.row.kind == "job":
-            return await box.world.store.prepare(box.compiled.fingerprint, launch.resumable)
-        root = Path(box.world.home) / "run" / box.row.recipe / _folder(box.row.step)
-        shutil.rmtree(root, ignore_errors=True)
-        for part in ("scratch", "out"):
-            (root / part).mkdir(parents=True, mode=0o700)
-        return Work(str(root), str(root / "out"), str(root / "scratch"), str(root / "report.jsonl"))
+    async def _prepare(self, launch: Launch) -> Work:
+        if self._box.row.kind == "job":
+            return await self._box.world.store.prepare(self._box.compiled.fingerprint, launch.resumable)
+        work = self.work()
+        shutil.rmtree(work.root, ignore_errors=True)
+        for folder in (work.output, work.scratch):
+            Path(folder).mkdir(parents=True, mode=0o700)
+        return work
 
     def identity(self, row: Step) -> Identity:
         return Identity(
@@ -194,11 +193,13 @@ class Enactor:
         row = self._box.row
         return Path(self._box.world.home) / "logs" / row.recipe / f"{_folder(row.step)}.log"
 
-    def report_path(self) -> str:
+    def work(self) -> Work:
+        """The step's folders: those of its artifact-to-be, or a service's own."""
         row = self._box.row
         if row.kind == "job":
-            return str(Path(self._box.world.home) / "store" / "work" / row.fingerprint / "report.jsonl")
-        return str(Path(self._box.world.home) / "run" / row.recipe / _folder(row.step) / "report.jsonl")
+            return self._box.world.store.work(row.fingerprint)
+        root = Path(self._box.world.home) / "run" / row.recipe / _folder(row.step)
+        return Work(str(root), *(str(root / name) for name in ("out", "scratch", "report.jsonl")))
 
     def _launch(self) -> Launch:
         launch = self._box.compiled.launch
@@ -219,7 +220,7 @@ class Enactor:
 
     def _tell_progress(self) -> None:
         box = self._box
-        news = box.world.reports.progress(box.key, self._launch(), str(self.log_path()), self.report_path())
+        news = box.world.reports.progress(box.key, self._launch(), str(self.log_path()), self.work().report)
         if news is not None:
             box.world.hub.tell(news)
 
@@ -286,7 +287,7 @@ class Enactor:
             box.post(Ended(exit))
             return
         words, port_taken = box.world.reports.last_words(
-            self._launch(), str(self.log_path()), self.report_path()
+            self._launch(), str(self.log_path()), self.work().report
         )
         taken = port_taken or (exit.code is not None and exit.code == self._launch().port_taken_exit)
         how = exit.describe()
@@ -294,11 +295,9 @@ class Enactor:
 
     async def _commit(self) -> None:
         box, step = self._box, self._box.compiled
-        report = self.report_path()
-        root = Path(report).parent
-        work = Work(str(root), str(root / "out"), str(root / "scratch"), report)
+        work = self.work()
         try:
-            metrics, facts = box.world.reports.metrics(report)
+            metrics, facts = box.world.reports.metrics(work.report)
             artifact = await box.world.store.commit(
                 work,
                 fingerprint=step.fingerprint,

@@ -136,7 +136,8 @@ class Mailbox:
         if after.state == before.state:
             return after
         if after.state in {"starting", "running"}:
-            return msgspec.structs.replace(after, started=now, ready=None, ended=None)
+            log = str(self.enactor.log_path())
+            return msgspec.structs.replace(after, started=now, ready=None, ended=None, log=log)
         if after.state == "ready" and before.state == "starting":
             return msgspec.structs.replace(after, ready=now)
         if after.state in {"stopped", "failed", "succeeded", "cancelled", "backoff"}:

@@ -31,6 +31,7 @@ class Reconciler:
         self.world = world
         self.boxes: dict[str, Mailbox] = {}
         self.drives: dict[str, Drive] = {}
+        self._compiled: dict[str, tuple[str, Compiled]] = {}
         self._making: dict[str, asyncio.Lock] = {}
         self._builds: dict[str, asyncio.Task[Realised]] = {}
         self._listeners: list[asyncio.Task[None]] = []
@@ -49,7 +50,12 @@ class Reconciler:
     def compiled(self, recipe: str) -> Compiled | None:
         """The last plan of a recipe that was acted upon."""
         row = self.world.state.rows("recipe").get(recipe)
-        return msgspec.convert(row["compiled"], Compiled) if row else None
+        if row is None:
+            return None
+        known = self._compiled.get(recipe)
+        if known is None or known[0] != row["run"]:
+            known = self._compiled[recipe] = (row["run"], msgspec.convert(row["compiled"], Compiled))
+        return known[1]
 
     def producers(self, compiled: Compiled, step: CompiledStep) -> dict[str, str]:
         """The step's input names with the fingerprints of their producers."""
@@ -85,6 +91,7 @@ class Reconciler:
             await self._drop_unwanted(old.compiled, compiled)
         row = {"compiled": msgspec.to_builtins(compiled), "run": run.id}
         await self.world.record(Event("recipe.planned", compiled.recipe, "recipe", row, run=run.id))
+        self._compiled[compiled.recipe] = (run.id, compiled)
         drive = self.drives[compiled.recipe] = Drive(run, compiled, plan, self)
         return drive
 

@@ -81,6 +81,5 @@ class World:
 
     async def record(self, *events: Event) -> None:
         """Makes events durable, then tells of them."""
-        await self.state.record(*events)
-        for event in events:
+        for event in await self.state.record(*events):
             self.hub.tell(event)
