@@ -70,20 +70,29 @@ def test_any_text_becomes_a_valid_name(text: str) -> None:
     assert re.fullmatch("[a-z][a-z0-9_]{0,63}", name_of(text))
 
 
-def test_init_writes_a_recipe_named_after_the_folder_and_overwrites_nothing(qwend: Qwend) -> None:
-    names = [path.stem for path in Path(recipes_folder()).glob("*.yaml")]
-    if not names:
-        pytest.skip("no ready recipes yet")
-    ended = qwend("init", names[0])
-    assert ended.code == 0
+READY = sorted(path.stem for path in Path(recipes_folder()).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("template", READY)
+def test_init_writes_a_recipe_named_after_the_folder_and_overwrites_nothing(
+    qwend: Qwend, template: str
+) -> None:
+    ended = qwend("init", template)
+    assert (ended.code, ended.out) == (0, "wrote qwend.yaml; look at it, then: qwend plan, qwend up\n")
     assert yaml.safe_load(Path("qwend.yaml").read_text())["name"] == "work"
-    again = qwend("init", names[0])
+    again = qwend("init", template)
     assert (again.code, again.err) == (
         2,
         "qwend.yaml: it is there already (write it elsewhere with --out FILE)\n",
     )
-    assert qwend("init", "nonsuch", "-o", "x.yaml").code == 2
-    assert not Path("x.yaml").exists()
+
+
+def test_init_lists_what_there_is_and_knows_nothing_else(qwend: Qwend) -> None:
+    shown = qwend("init", "--list").out
+    assert READY and all(name in shown for name in READY)
+    ended = qwend("init", "quickstrat")
+    assert (ended.code, "did you mean quickstart?" in ended.err) == (2, True)
+    assert not Path("qwend.yaml").exists()
 
 
 def test_daemon_status_tells_whether_one_runs(qwend: Qwend, home: Path) -> None:

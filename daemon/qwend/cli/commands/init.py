@@ -14,7 +14,7 @@ from qwend.cli.terminal import clean, table
 from qwend.cli.writing import name_of
 from qwend.errors import UsageError
 
-_NAME_LINE = re.compile(r"^name:[^\n#]*", re.MULTILINE)
+_NAME_LINE = re.compile(r"^name:\s*\S+", re.MULTILINE)
 
 
 @click.command("init", epilog="Example: qwend init gguf")
