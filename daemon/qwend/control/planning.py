@@ -23,7 +23,7 @@ from qwend.model.host import Host
 from qwend.model.plan import Compiled, Plan
 from qwend.model.source import Question
 from qwend.reconciler.reconciler import Reconciler
-from qwend.wire import Candidate, Loaded, LoadRequest, Wanted
+from qwend.wire import Candidate, LoadReply, LoadRequest, Wanted
 from qwend.wire import RecipeRequest as PlainRequest
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ Tell = Callable[[Progress], None]
 class Worker(Protocol):
     """The planner worker, as far as planning needs it."""
 
-    async def load(self, request: LoadRequest) -> Loaded: ...
+    async def load(self, request: LoadRequest) -> LoadReply: ...
 
     async def compile(
         self, request: LoadRequest, pins: Mapping[str, Pin], have: Compiled | None = None
@@ -118,7 +118,7 @@ class Planning:
         return frozenset([one for one in made if await store.find(one) is not None])
 
     async def _pins(
-        self, loaded: Loaded, lock: LockFile, request: RecipeRequest, tell: Tell
+        self, loaded: LoadReply, lock: LockFile, request: RecipeRequest, tell: Tell
     ) -> dict[str, Pin]:
         pins: dict[str, Pin] = {}
         problems: list[QwendError] = []
