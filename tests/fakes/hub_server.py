@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _content(self, repo: Repo, path: str, headers: dict[str, str] | None = None) -> None:
         """One file with ranges, after the repository's moods."""
         if repo.busy:
-            self._json(repo.busy.pop(0), {"error": "busy"}, {"Retry-After": "1"})
+            self._json(repo.busy.pop(0), {"error": "busy"}, {"Retry-After": "0"})
             return
         data = repo.files[path]
         if path in repo.corrupt:

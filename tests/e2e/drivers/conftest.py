@@ -112,17 +112,8 @@ def tiny(
         if key not in made:
             made[key] = tmp_path_factory.mktemp("tiny")
             script = PLUGINS / "smoke" / "drivers" / "make_model.py"
-            argv = [
-                image_python("smoke"),
-                "-I",
-                script,
-                "--architecture",
-                architecture,
-                *options,
-                "--out",
-                made[key],
-            ]
-            subprocess.run(argv, check=True, capture_output=True)
+            argv = [str(image_python("smoke")), "-I", str(script), "--architecture", architecture, *options]
+            subprocess.run([*argv, "--out", str(made[key])], check=True, capture_output=True)
         return made[key]
 
     return make

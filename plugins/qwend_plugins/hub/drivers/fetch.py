@@ -29,9 +29,11 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import requests
+import urllib3
 from hubs import Hub, HubError, Reference, blocks, fail, no_network, open_hub, read_token, report, stream
 
 TRIES = 6  # without a single new byte
+LONGEST_WAIT = 120.0  # seconds, whatever a hub asks for
 RETRIED = ("no-network", "hub-failure", "rate-limited")
 REPORT_EVERY = 0.5  # seconds
 
@@ -158,7 +160,7 @@ class Fetcher:
             elif error.kind not in RETRIED or tries >= TRIES:
                 raise error
             print(f"fetch: {error}; trying again", file=sys.stderr, flush=True)
-            if self.stopping.wait(self.wait * 2 ** (tries - 1) if tries else 0):
+            if self.stopping.wait(max(self.wait * 2 ** max(tries - 1, 0), min(error.wait, LONGEST_WAIT))):
                 raise error
 
     def _append(self, wanted: Wanted, part: Path, have: int, url: str | None) -> Iterator[int]:
@@ -177,22 +179,29 @@ class Fetcher:
             if not resumed and have:
                 yield -have  # the server sends the whole file again
                 have = 0
-            with part.open("ab" if resumed else "wb") as file:
-                try:
-                    for block in response.iter_content(1 << 18):
-                        if self.stopping.is_set():
-                            raise HubError("stopped", "stopped")
-                        if wanted.size is not None and have + len(block) > wanted.size:
-                            raise HubError(
-                                "corrupt", f"{host} sends more than {wanted.size} bytes of {wanted.path}"
-                            )
+            # Unbuffered on both sides: neither a broken connection nor a kill loses what has arrived.
+            with part.open("ab" if resumed else "wb", buffering=0) as file:
+                while block := self._receive(response, host):
+                    if self.stopping.is_set():
+                        raise HubError("stopped", "stopped")
+                    if wanted.size is not None and have + len(block) > wanted.size:
+                        raise HubError(
+                            "corrupt", f"{host} sends more than {wanted.size} bytes of {wanted.path}"
+                        )
+                    try:
                         file.write(block)
-                        have += len(block)
-                        yield len(block)
-                except (requests.RequestException, ConnectionError) as error:
-                    raise no_network(host, error) from None
-                except OSError as error:
-                    raise HubError("no-space", f"{part}: {error.strerror}") from None
+                    except OSError as error:
+                        raise HubError("no-space", f"{part}: {error.strerror}") from None
+                    have += len(block)
+                    yield len(block)
+
+    @staticmethod
+    def _receive(response: requests.Response, host: str) -> bytes:
+        """The bytes that have come, at least one; none at the body's end."""
+        try:
+            return bytes(response.raw.read1(1 << 18))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise no_network(host, error) from None
 
     def _right(self, wanted: Wanted, path: Path, *, refuse: bool = False) -> bool:
         """Whether size and hash are those of the pin; `refuse` raises, and removes the file."""

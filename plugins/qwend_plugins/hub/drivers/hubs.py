@@ -28,15 +28,15 @@ COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class HubError(Exception):
-    """A known failure: one line for the user, a hint, and a `kind` for programs.
+    """A known failure: one line for the user, a hint, a `kind` for programs, and the seconds that a hub asks to wait.
 
     Kinds: bad-reference, not-found, revision-not-found, file-not-found, unauthorised, gated, rate-limited,
     hub-failure, no-network, ambiguous, pickle-only, nothing-usable, corrupt, no-space.
     """
 
-    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+    def __init__(self, kind: str, message: str, hint: str = "", wait: float = 0.0) -> None:
         super().__init__(message)
-        self.kind, self.hint = kind, hint
+        self.kind, self.hint, self.wait = kind, hint, wait
 
 
 def report(**row: Any) -> None:
@@ -164,9 +164,10 @@ def refused(response: requests.Response, hub: Hub | None, path: str, host: str) 
     return by_status(status, f"{host} answers {status} for {path}", hub, response.headers.get("Retry-After"))
 
 
-def by_status(status: int | None, said: str, hub: Hub | None, wait: str | None = None) -> HubError:
-    """A HubError for a status. `said` is the whole sentence."""
+def by_status(status: int | None, said: str, hub: Hub | None, wait: object = None) -> HubError:
+    """A HubError for a status. `said` is the whole sentence, `wait` what Retry-After asks for."""
     hint = hub.token_hint if hub else ""
+    seconds = float(str(wait)) if re.fullmatch(r"\d{1,6}(\.\d+)?", str(wait)) else 0.0
     match status:
         case 401:
             return HubError("unauthorised", said, hint)
@@ -175,9 +176,10 @@ def by_status(status: int | None, said: str, hub: Hub | None, wait: str | None =
         case 404 | 410:
             return HubError("file-not-found", said)
         case 429:
-            return HubError("rate-limited", said, f"it asks to wait {wait} s" if wait else "try again later")
+            hint = f"it asks to wait {seconds:g} s" if seconds else "try again later"
+            return HubError("rate-limited", said, hint, seconds)
         case _:
-            return HubError("hub-failure", said, "try again later, or name a mirror")
+            return HubError("hub-failure", said, "try again later, or name a mirror", seconds)
 
 
 def no_network(host: str, error: BaseException) -> HubError:
