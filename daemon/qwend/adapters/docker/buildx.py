@@ -113,7 +113,11 @@ class Trail:
         self._names[vertex.digest] = vertex.name
         if vertex.error and not vertex.error.endswith("context canceled"):
             self._failed_vertex, self.failed, self.error = vertex.digest, vertex.name, vertex.error
-        elif vertex.started and not vertex.completed and not vertex.name.startswith("[internal]"):
+        elif (
+            vertex.started
+            and not (vertex.completed or vertex.cached)
+            and not vertex.name.startswith("[internal]")
+        ):
             match = _STAGE.match(vertex.name)
             self._say(
                 vertex.digest,

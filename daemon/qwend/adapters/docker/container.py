@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from qwend.adapters.docker.connection import Engine
 from qwend.adapters.docker.identity import LOG, OWNED, labels
-from qwend.adapters.docker.mounts import REPORT, SCRATCH, Prepared, User
+from qwend.adapters.docker.mounts import SCRATCH, Prepared, User
 from qwend.core.binding import bind
 from qwend.effects import Order
 
@@ -19,31 +20,19 @@ TMP_BYTES = 1 << 30
 LOG_FILES = {"max-size": "8m", "max-file": "3"}
 """The engine's own bound on a container's output; our copy of it has its own (`logs`)."""
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
-
-def container(order: Order, prepared: Prepared, user: User, engine: Engine) -> dict[str, Any]:
+def container(
+    order: Order, prepared: Prepared, user: User, engine: Engine, surroundings: Mapping[str, str]
+) -> dict[str, Any]:
     """The body of `POST /containers/create`: a step that can do nothing but its work.
 
     No capabilities and no way to new ones, a read-only root, memory for temporary files, bounds on processes
     and memory, no network unless declared, ports on the host's loopback only, no restart but ours.
+    `surroundings` is its environment before what the Launch sets.
     """
     argv, env = bind(order.launch, prepared.places)
     networked = order.service or order.launch.network
-    environment = {
-        "HOME": "/tmp",
-        "USER": "qwend",  # the id need not be in the image's passwd file: programs ask these first
-        "LOGNAME": "qwend",
-        "TMPDIR": "/tmp",
-        "XDG_CACHE_HOME": f"{SCRATCH}/.cache" if order.scratch is not None else "/tmp/.cache",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "QWEND_REPORT": REPORT,
-        **({} if order.launch.network else _OFFLINE),
-        **({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if order.gpus else {}),
-        **order.env,
-        **env,
-    }
+    environment = {**surroundings, **env}
     port = f"{order.port}/tcp" if order.port is not None and networked else None
     published = {"HostIp": _address(order.host), "HostPort": str(order.port)}
     host: dict[str, Any] = {

@@ -21,6 +21,7 @@ SCRATCH = "/scratch"
 DRIVERS = "/opt/drivers"
 SECRETS = "/run/secrets"
 REPORT = "/run/qwend/report.jsonl"
+AUTHORITIES = "/run/qwend/ca.pem"
 PREFIX = "/opt/qwend"
 """Where the environment lies in our images."""
 
@@ -66,11 +67,11 @@ class Prepared(msgspec.Struct, frozen=True):
     owned: tuple[str, ...]
 
 
-def prepare(order: Order, user: User, secrets_root: Path) -> Prepared:
+def prepare(order: Order, user: User, secrets_root: Path, ca: str | None = None) -> Prepared:
     """Lays drivers and secrets out, hands the writable paths to `user`, and says what is mounted where.
 
-    Blocking. Raises StepFailed for an input that is missing, unreadable for the container's user, or would
-    put the engine's own socket into the container.
+    `ca` is a PEM file that a step with network is to trust. Blocking. Raises StepFailed for an input that is
+    missing, unreadable for the container's user, or would put the engine's own socket into the container.
     """
     mounts: list[Mount] = []
     folders: dict[str, str] = {}
@@ -94,7 +95,9 @@ def prepare(order: Order, user: User, secrets_root: Path) -> Prepared:
             mounts.append(Mount(folder, target, writable=True))
     if order.launch.files:
         mounts.append(Mount(str(_write_drivers(order)), DRIVERS))
-    if order.launch.secrets:
+    if ca is not None and order.launch.network:
+        mounts.append(Mount(os.path.realpath(ca), AUTHORITIES))
+    if order.secrets:
         mounts.append(Mount(str(_write_secrets(order, user, secrets_root)), SECRETS))
     for path in owned:
         hand_over(path, user.outside, user.outside_group)
@@ -235,9 +238,6 @@ def _write_drivers(order: Order) -> Path:
 
 
 def _write_secrets(order: Order, user: User, secrets_root: Path) -> Path:
-    missing = [name for name in order.launch.secrets if name not in order.secrets]
-    if missing:
-        raise StepFailed(f"no value for the secret {missing[0]}", code="no-secret")
     secrets_root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.lstat(secrets_root).st_uid != os.getuid() or secrets_root.is_symlink():
         raise StepFailed(f"{secrets_root} belongs to somebody else", code="unsafe-secrets", hint="remove it")
@@ -245,12 +245,12 @@ def _write_secrets(order: Order, user: User, secrets_root: Path) -> Path:
     folder = secrets_folder(secrets_root, order.identity.marker)
     drop_secrets_folder(folder)
     folder.mkdir(mode=0o700)
-    for name in order.launch.secrets:
+    for name, value in order.secrets.items():
         path = folder / name
         if path.parent != folder:
             raise StepFailed(f"the secret {name} would lie outside its folder", code="unsafe-secrets")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:
-            file.write(order.secrets[name])
+            file.write(value)
     hand_over(str(folder), user.outside, user.outside_group)
     return folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from qwend.adapters.docker import mounts
 from qwend.adapters.docker.connection import Connection, Engine, Refused
 from qwend.adapters.docker.container import container
 from qwend.adapters.docker.containers import Containers
+from qwend.adapters.docker.environment import environment
 from qwend.adapters.docker.exits import LIVING, exit_of, handle_of
 from qwend.adapters.docker.identity import LOG, MARKER, OWNED, container_name
 from qwend.adapters.docker.logs import LogCopy, copy
@@ -36,9 +37,20 @@ class DockerRuntime:
     name = "docker"
 
     def __init__(
-        self, instance: str, connection: Connection | None = None, secrets_root: Path | None = None
+        self,
+        instance: str,
+        connection: Connection | None = None,
+        secrets_root: Path | None = None,
+        *,
+        settings_env: Mapping[str, str] | None = None,
+        ca: str | None = None,
     ) -> None:
+        """`settings_env` is what qwend.toml says to steps with network, `ca` a PEM file that they trust
+        (default: the one that this process was told to trust)."""
         self.instance = instance
+        self._settings_env = dict(settings_env or {})
+        trusted = ca or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+        self._ca = trusted if trusted and os.path.isfile(trusted) else None
         self._connection = connection or Connection()
         self._containers = Containers(instance, self._connection)
         self._secrets = secrets_root or mounts.default_secrets_root(instance)
@@ -103,9 +115,13 @@ class DockerRuntime:
         self._drop_stray_secrets(markers)
         return found
 
+    async def backlog(self) -> list[Exit]:
+        """Ended containers that nobody acknowledged yet."""
+        return await self._ended(set())
+
     async def exits(self) -> AsyncIterator[Exit]:
-        """Ended containers that nobody acknowledged, then each one as it ends. A container that a stranger
-        removed is told as lost. An engine that is gone is waited for."""
+        """The backlog, then each exit as it comes, until `close`. A container that a stranger removed is told
+        as lost. An engine that is gone is waited for."""
         told: set[str] = set()
         async for change in self._containers.changes():
             if change.action == "oom":
@@ -153,10 +169,11 @@ class DockerRuntime:
             user = await self._user(order.image.location, engine)
         except Refused as error:
             raise _start_refused(error, order) from None
-        prepared = await asyncio.to_thread(mounts.prepare, order, user, self._secrets)
+        prepared = await asyncio.to_thread(mounts.prepare, order, user, self._secrets, self._ca)
         if order.service or order.launch.network:
             await self._containers.ensure_network()
-        body = container(order, prepared, user, engine)
+        surroundings = environment(order, self._settings_env, os.environ, self._ca is not None)
+        body = container(order, prepared, user, engine, surroundings)
         try:
             created = await self._containers.create(body, container_name(order.identity))
             await self._containers.start(created)

@@ -10,6 +10,7 @@ import pytest
 from qwend.adapters.docker import mounts
 from qwend.adapters.docker.connection import Engine
 from qwend.adapters.docker.container import container
+from qwend.adapters.docker.environment import environment
 from qwend.adapters.docker.identity import LOG, OWNED, container_name, identity_of
 from qwend.adapters.docker.mounts import User
 from qwend.effects import Order
@@ -28,7 +29,8 @@ def ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(order: Order, tmp_path: Path, engine: Engine = ENGINE) -> dict[str, Any]:
-    return container(order, mounts.prepare(order, USER, tmp_path / "secrets"), USER, engine)
+    surroundings = environment(order, {}, {}, ca=False)
+    return container(order, mounts.prepare(order, USER, tmp_path / "secrets"), USER, engine, surroundings)
 
 
 def test_a_job_gets_no_network_no_capabilities_and_a_read_only_root(
@@ -114,3 +116,21 @@ def test_what_the_step_says_comes_before_what_we_suppose(make_order: MakeOrder, 
     environment = dict(entry.split("=", 1) for entry in asked(order, tmp_path)["Env"])
     assert environment["HOME"] == "/scratch"
     assert environment["LANG"] == "C"
+
+
+def test_a_step_with_network_hears_of_proxies_and_endpoints_but_of_no_token_and_no_host_path(
+    make_order: MakeOrder,
+) -> None:
+    host = {
+        "https_proxy": "http://p:3128",
+        "HF_ENDPOINT": "http://h",
+        "HF_TOKEN": "t",
+        "HF_HOME": "/home/u/hf",
+    }
+    order = make_order(launch=Launch(argv=("true",), network=True))
+    told = environment(order, {"MODELSCOPE_DOMAIN": "m"}, host, ca=True)
+    assert told["https_proxy"] == "http://p:3128"
+    assert told["HF_ENDPOINT"] == "http://h"
+    assert told["MODELSCOPE_DOMAIN"] == "m"
+    assert told["SSL_CERT_FILE"] == mounts.AUTHORITIES
+    assert not {"HF_TOKEN", "HF_HOME"} & told.keys()

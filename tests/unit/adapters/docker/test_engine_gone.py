@@ -1,6 +1,6 @@
 """An engine that is not there, goes away, comes back: a private dockerd is killed and started again."""
 
-# ruff: noqa: ASYNC110, ASYNC220, ASYNC240 (a test has its loop to itself)
+# ruff: noqa: ASYNC110, ASYNC240 (a test has its loop to itself)
 
 from __future__ import annotations
 

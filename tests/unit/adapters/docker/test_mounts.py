@@ -75,9 +75,7 @@ def test_drivers_are_readable_files_that_stay_in_their_folder(make_order: MakeOr
 
 
 def test_secrets_lie_in_files_of_one_start_and_go_with_it(make_order: MakeOrder, tmp_path: Path) -> None:
-    order = make_order(
-        launch=Launch(argv=("true",), secrets=("key",)), secrets={"key": "s3cret", "other": "x"}
-    )
+    order = make_order(launch=Launch(argv=("true",), secrets=("key",)), secrets={"key": "s3cret"})
     root = tmp_path / "secrets"
     prepared = prepare(order, ME, root)
     folder = secrets_folder(root, order.identity.marker)
@@ -90,10 +88,13 @@ def test_secrets_lie_in_files_of_one_start_and_go_with_it(make_order: MakeOrder,
     assert not folder.exists()
 
 
-def test_a_secret_without_a_value_is_an_error(make_order: MakeOrder, tmp_path: Path) -> None:
-    order = make_order(launch=Launch(argv=("true",), secrets=("key",)))
-    with pytest.raises(StepFailed, match="no value for the secret key"):
-        prepare(order, ME, tmp_path / "secrets")
+def test_certificates_are_mounted_for_a_step_with_network_only(make_order: MakeOrder, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("x")
+    ca = str(tmp_path / "ca.pem")
+    wanted = Mount(ca, "/run/qwend/ca.pem")
+    online = make_order(launch=Launch(argv=("true",), network=True))
+    assert wanted in prepare(online, ME, tmp_path / "secrets", ca).mounts
+    assert wanted not in prepare(make_order("true"), ME, tmp_path / "secrets", ca).mounts
 
 
 @only_root

@@ -128,7 +128,7 @@ async def test_exit_codes_and_words_are_told_until_they_are_acknowledged(
     order = make_order("sh", "-c", "echo out; echo err >&2; exit 7", image=base)
     handle = await runtime.start(order)
     first = await next_exit(runtime.exits())
-    again = await next_exit(runtime.exits())
+    [again] = await runtime.backlog()
     assert (first.marker, first.code) == (order.identity.marker, 7)
     assert again.code == 7
     assert sorted(Path(order.log).read_text().splitlines()) == ["err", "out"]
@@ -136,6 +136,7 @@ async def test_exit_codes_and_words_are_told_until_they_are_acknowledged(
     await runtime.acknowledge(first)
     assert not engine.containers(all=True, filters={"id": handle.id})
     assert await runtime.living() == {}
+    assert await runtime.backlog() == []
 
 
 async def test_a_second_start_of_a_marker_that_lives_adopts_it(
@@ -345,6 +346,18 @@ async def test_output_without_end_is_bounded_and_never_blocks_the_step(
     assert ended.code == 0
     assert Path(order.log).stat().st_size <= 16 << 20
     assert Path(order.log).read_bytes().endswith(b"\nlast\n")
+
+
+async def test_the_stream_of_exits_ends_when_the_runtime_is_closed(
+    runtime: DockerRuntime, make_order: MakeOrder, base: str
+) -> None:
+    await runtime.start(make_order("true", image=base))
+    exits = runtime.exits()
+    await next_exit(exits)
+    waiting = asyncio.ensure_future(anext(exits, None))
+    await asyncio.sleep(0)
+    await runtime.close()
+    assert await asyncio.wait_for(waiting, 30) is None
 
 
 async def test_instances_do_not_see_one_another(
