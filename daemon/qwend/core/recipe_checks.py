@@ -21,6 +21,7 @@ from qwend.core.wording import quote, show
 
 SERVICE_ONLY = ("port", "host", "health", "restart", "idle", "replace")
 JOB_ONLY = ("timeout", "retries", "keep", "out", "expect")
+SMOKE_MODELS = ("qwen2", "qwen3", "qwen3moe")
 API_KEY = "api_key"
 """The name of the secret that a service listening beyond loopback must have."""
 
@@ -102,8 +103,12 @@ def source_problems(kind: str, name: str, given: Any, schemes: tuple[str, ...]) 
     if isinstance(given, dict):
         places = [((*path, "from"), given.get("from"))]
         smoke = given.get("smoke")
-        if isinstance(smoke, str) and smoke not in ("qwen2", "qwen3"):
+        if isinstance(smoke, str) and ":" in smoke:
             places.append(((*path, "smoke"), smoke))
+        elif isinstance(smoke, str) and smoke not in SMOKE_MODELS:
+            guess = did_you_mean(smoke, SMOKE_MODELS)
+            hint = f"it is one of {', '.join(SMOKE_MODELS)}, or a reference such as file:tiny.json"
+            yield Problem((*path, "smoke"), f"unknown stand-in {quote(smoke)}{guess}", hint)
     for place, value in places:
         for below, text in texts(value):
             try:

@@ -120,7 +120,7 @@ class SourceSpec(Strict):
     )
     smoke: str | None = Field(
         None,
-        description="what stands for it under --smoke: qwen2, qwen3, or a reference such as file:tiny.json",
+        description="what stands for it under --smoke: qwen2, qwen3, qwen3moe, or a reference such as file:tiny.json",
     )
     column: str | None = Field(None, min_length=1, max_length=256, description="the column with the text")
     sample: int | None = Field(None, ge=1, description="take so many rows")

@@ -193,7 +193,7 @@ def test_an_absolute_out_is_the_users_word_and_one_folder_serves_one_step() -> N
         ("5", "should be a reference, a list of mirrors, or a mapping with from:, not 5"),
         ("[]", "should have at least 1 item"),
         ("{smoke: qwen2}", "models.base.from: is required"),
-        ("{from: hf:a/b, smoke: qwen9}", "is no reference"),
+        ("{from: hf:a/b, smoke: qwen9}", 'models.base.smoke: unknown stand-in "qwen9"; did you mean qwen2?'),
         ("{from: [hf:a/b, 3]}", "models.base.from[1]: should be text, not 3"),
         ('"hf:a/b\\u202e"', "holds characters that no file or repository has"),
     ],
