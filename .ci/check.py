@@ -128,13 +128,7 @@ class Runner:
 
     def _one(self, part: Part) -> None:
         begun = time.monotonic()
-        environ = {
-            **os.environ,
-            **part.environ,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "FORCE_COLOR": "",
-            "NO_COLOR": "1",
-        }
+        environ = {**os.environ, **part.environ, "NO_COLOR": "1"}
         process = subprocess.Popen(
             part.command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,

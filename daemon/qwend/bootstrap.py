@@ -60,7 +60,7 @@ def main(environment: Path, lock: Path, stamp: str) -> int:
                 make(environment, lock, stamp)
                 _say(f"made it in {time.monotonic() - begun:.0f} s")
     except Failed as error:
-        _say(str(error))
+        _say(f"{error}\nqwend: pip's own settings say where packages come from: pip config list")
         return 3
     except OSError as error:
         _say(f"cannot make {environment}: {error.strerror or error} ({error.filename})")
