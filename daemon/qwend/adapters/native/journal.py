@@ -34,7 +34,7 @@ class Journal:
         self._fd: int | None = None
         content = _parse(path.read_bytes() if path.exists() else b"")
         self.id: str = content.head["journal"] if content.head else uuid.uuid4().hex
-        self.last: int = max([content.head["last"] if content.head else 0, *content.exits])
+        self.last: int = content.last
         self._open_exits = {record["marker"]: seq for seq, record in content.exits.items()}
         self._rewrite(content.exits.values())
 
@@ -133,12 +133,14 @@ class JournalReader:
 class _Content(NamedTuple):
     head: Record | None
     exits: dict[int, Record]  # those without an acknowledgement, by number
+    last: int  # the highest number given out
 
 
 def _parse(data: bytes) -> _Content:
     """What the lines say. A line torn by a power cut says nothing."""
     head: Record | None = None
     exits: dict[int, Record] = {}
+    last = 0
     for line in data.splitlines(keepends=True):
         record = None
         with suppress(ValueError):
@@ -147,11 +149,13 @@ def _parse(data: bytes) -> _Content:
             continue
         if "journal" in record:
             head = record
+            last = record["last"]
         elif "ack" in record:
             exits.pop(record["ack"], None)
         elif "seq" in record:
             exits[record["seq"]] = record
-    return _Content(head, exits)
+            last = max(last, record["seq"])
+    return _Content(head, exits, last)
 
 
 def _line(record: Record) -> bytes:

@@ -34,5 +34,6 @@ def cut(path: str, most: int) -> int:
 
 def _next_line(fd: int, offset: int, size: int) -> int:
     """Where the first line begins that starts at or behind `offset`; `offset` itself if that is far away."""
-    head = os.pread(fd, min(_CHUNK, size - offset), offset)
-    return offset + head.find(b"\n") + 1
+    head = os.pread(fd, min(_CHUNK, size - offset + 1), offset - 1)
+    found = head.find(b"\n")
+    return offset if found < 0 else offset + found
