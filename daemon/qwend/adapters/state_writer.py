@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from qwend.adapters.json_text import encode
 from qwend.adapters.state_schema import Rows, close_database, get_meta, set_meta
 from qwend.adapters.volume import Reserve, disk_full, volume_of
 from qwend.errors import OutOfResource, QwendError
@@ -277,23 +278,3 @@ def drop_oldest(connection: sqlite3.Connection, count: int) -> int:
         connection.execute("DELETE FROM events WHERE seq <= ?", (events[-1][0],))
         set_meta(connection, "floor", str(events[-1][0]))
     return len(events)
-
-
-def encode(data: Any) -> bytes:
-    """JSON, of names and texts that are no Unicode too: what is not is spelled out (`\\udcff`)."""
-    try:
-        return msgspec.json.encode(data)
-    except UnicodeEncodeError:
-        return msgspec.json.encode(_printable(msgspec.to_builtins(data)))
-
-
-def _printable(data: Any) -> Any:
-    match data:
-        case str():
-            return data.encode("utf-8", "backslashreplace").decode()
-        case dict():
-            return {_printable(key): _printable(value) for key, value in data.items()}
-        case list() | tuple():
-            return [_printable(item) for item in data]
-        case _:
-            return data

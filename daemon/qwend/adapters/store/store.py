@@ -17,7 +17,7 @@ from qwend.adapters.store.catalogue import Manifest
 from qwend.adapters.store.disk import remove
 from qwend.adapters.store.hashing import user_files
 from qwend.adapters.store.keeping import Keeping
-from qwend.adapters.store.layout import Layout, digest_of, escape, in_object
+from qwend.adapters.store.layout import Layout, digest_of, in_object
 from qwend.adapters.store.prune import empty_staging
 from qwend.adapters.store.shelf import words
 from qwend.adapters.store.views import changed_file, known_unchanged, make_view
@@ -91,7 +91,7 @@ class ArtifactStore(Keeping):
                 hint="`qwend store prune` makes room, or raise store.quota",
             )
         self._give_birth(fingerprint)
-        return await self._run(self._prepare, root, keep)
+        return await self._run(self._prepare, self._layout.work_of(fingerprint), keep)
 
     def _prepare(self, root: str, keep: bool) -> Work:
         work = Work(*(os.path.join(root, name) for name in ("", "out", "scratch", "report.jsonl")))
@@ -205,11 +205,7 @@ class ArtifactStore(Keeping):
         return await self._run(look)
 
     async def publish(self, artifact: Artifact, out: str) -> None:
-        def work() -> None:
-            with self._guarded(f"writing {escape(out)}", os.path.dirname(os.path.abspath(out))):
-                publish.publish(self._layout, artifact, out)
-
-        await self._run(work)
+        await self._run(publish.publish, self._layout, artifact, out)
 
     def _clean(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
         clean: dict[str, Any] = printable(self._redactor.value(msgspec.to_builtins(dict(provenance))))
