@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def tiny_image(folder: Path, *, build: str = BUILD, more: str = "", **options: A
     (folder / "overlay" / "share").mkdir(parents=True, exist_ok=True)
     (folder / "image.toml").write_text(TOML.format(more=more))
     (folder / "cpu.lock").write_text("# nothing\n")
-    (folder / "build.sh").write_text(build)
+    # Unlike that of any other test and run: BuildKit would have it in its cache.
+    (folder / "build.sh").write_text(f"{build}\n# {folder.parent.name} {os.getpid()}\n")
     (folder / "overlay" / "share" / "note.txt").write_text("hello\n")
     return load_image(folder, "cpu", options)

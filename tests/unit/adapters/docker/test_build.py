@@ -75,7 +75,7 @@ async def test_an_image_is_built_runs_as_nobody_and_holds_no_build_tools(
     assert _run(made.location, "cat", "/opt/qwend/share/note.txt") == "hello"
     tools = "for p in cc c++ ccache uv pip; do command -v $p; done; ls /build-env /src /archives 2>/dev/null; true"
     assert _run(made.location, "sh", "-c", tools) == ""
-    assert {"packages", "compile"} <= {event.phase for event in told}
+    assert "compile" in {event.phase for event in told}
     assert any((event.done, event.total, event.unit) == (2.0, 2.0, "files") for event in told)
     assert await builder.verify(spec) == []
     assert [image.key for image in await builder.images() if image.id == made.location] == [spec.key]
@@ -230,7 +230,7 @@ async def test_the_users_settings_reach_no_layer_no_history_and_no_file(
     own = IndexSettings(
         extra_index=[f"http://{CANARY}@127.0.0.1:9/simple"], ca=str(tmp_path / "ca.pem"), timeout=77
     )
-    spec = tiny_image(tmp_path / "tiny", build=f"{BUILD}\n# {tmp_path.name}\n")
+    spec = tiny_image(tmp_path / "tiny", build=BUILD)
     made = await make_builder(settings=own).realise(spec, ignore)
     assert CANARY not in str(engine.history(made.location)) + str(engine.inspect_image(made.location))
     seen = _run(made.location, "sh", "-c", f"grep -rl {CANARY} / --exclude-dir=proc --exclude-dir=sys; true")
