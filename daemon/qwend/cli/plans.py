@@ -37,14 +37,13 @@ def full(answer: Json) -> list[str]:
     chosen: dict[str, list[str]] = {}
     for step in compiled["steps"]:
         if step["chosen"] and step["kind"] != "source":
-            chosen.setdefault(f"{step['runtime']}, {step['flavour']}: {step['chosen']}", []).append(
-                step["name"]
-            )
+            chosen.setdefault(step["chosen"], []).append(step["name"])
     lines += [""] if chosen else []
     lines += [
         clean(f"{text} ({', '.join(names)})" if len(chosen) > 1 else text) for text, names in chosen.items()
     ]
-    lines += [clean(f"{step['name']}: {notice}") for step in compiled["steps"] for notice in step["notices"]]
+    notices = (f"{step['name']}: {notice}" for step in compiled["steps"] for notice in step["notices"])
+    lines += [clean(notice) for notice in notices if notice not in plan["warnings"]]
     return lines + [clean(line) for line in needs(answer) + remarks(answer)]
 
 

@@ -19,6 +19,7 @@ _EVERY = 10.0
 """A plain line at least every so many per cent …"""
 _PATIENCE_S = 15.0
 """… and, where no total is known, every so many seconds."""
+_SCALED = {"B", "bytes", "%"}
 QUIET = {"pending", "waiting", "idle"}
 """States that are worth a line only with a reason."""
 
@@ -78,7 +79,8 @@ def amounts(news: Json) -> str:
     unit = news.get("unit", "")
     parts = []
     if done is not None:
-        parts.append(_amount(done, unit) + (f" of {_amount(total, unit)}" if total else ""))
+        before = _number(done) if total and unit not in _SCALED else _amount(done, unit)
+        parts.append(before + (f" of {_amount(total, unit)}" if total else ""))
     if rate:
         parts.append(f"{_amount(rate, unit)}/s")
         if total and done is not None and done < total:
@@ -87,11 +89,14 @@ def amounts(news: Json) -> str:
 
 
 def _amount(value: float, unit: str) -> str:
-    if unit in {"B", "bytes", "byte"}:
-        return size(value)
-    if unit == "%":
-        return f"{value:.0f} %"
-    return f"{value:g} {unit}".rstrip() if value == int(value) else f"{value:.1f} {unit}".rstrip()
+    if unit in _SCALED:
+        return f"{value:.0f} %" if unit == "%" else size(value)
+    plural = "s" if unit and value != 1 and not unit.endswith("s") else ""
+    return f"{_number(value)} {unit}{plural}".rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
 
 
 class Plain:

@@ -80,12 +80,13 @@ def test_a_line_break_in_a_cell_cannot_forge_a_row() -> None:
     ("news", "says"),
     [
         ({}, ""),
-        ({"done": 3, "total": 30, "unit": "tensors"}, "3 tensors of 30 tensors"),
+        ({"done": 3, "total": 30, "unit": "tensors"}, "3 of 30 tensors"),
         (
             {"done": 1 << 20, "total": 2 << 20, "unit": "B", "rate": 1 << 20},
             "1 MiB of 2 MiB, 1 MiB/s, 1.0 s left",
         ),
         ({"done": 12.5, "unit": "%"}, "12 %"),
+        ({"done": 1, "total": 3, "unit": "step"}, "1 of 3 steps"),
     ],
 )
 def test_progress_tells_as_much_as_is_known(news: Json, says: str) -> None:
