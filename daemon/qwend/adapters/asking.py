@@ -23,6 +23,8 @@ from qwend.model.source import Question
 
 _DEADLINE_S = 180.0
 _MOST = 16 * 1024 * 1024
+_AWAY = {"no-network", "hub-failure", "rate-limited"}
+"""Kinds of failure by which a driver says that no hub answered, as against a hub that said no."""
 
 
 class ChildAsker:
@@ -105,7 +107,7 @@ def _failure(report: Path) -> QwendError | None:
         error = row.get("error") if isinstance(row, dict) else None
         if isinstance(error, dict):
             kind = str(error.get("kind") or "resolve")
-            away = kind in {"offline", "unreachable", "timeout", "network", "server"}
+            away = kind in _AWAY
             return (Unreachable if away else QwendError)(
                 redact(str(error.get("message"))), code=kind, hint=error.get("hint") or None
             )

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 Tell = Callable[[Progress], None]
 
+_AWAY_S = 120.0
+
 
 class Worker(Protocol):
     """The planner worker, as far as planning needs it."""
@@ -85,6 +87,7 @@ class Planning:
         self._reconciler = reconciler
         self._runtime = runtime
         self._runtimes = runtimes
+        self._away: dict[str, tuple[float, Unreachable]] = {}
 
     async def plan(self, request: RecipeRequest, tell: Tell) -> Planned:
         """What an `up` would do. Raises UsageError for what is wrong with the recipe, all of it at once."""
@@ -166,8 +169,7 @@ class Planning:
         if resolution is None:
             raise QwendError(f"{source.name}: {candidate.ref} was not resolved", code="unresolved")
         if resolution.question is not None:
-            tell(Progress(source.name, "resolve", message=candidate.ref))
-            return await self._asker.ask(resolution.question, tell)
+            return await self._ask(candidate.ref, resolution.question, source, tell)
         if resolution.pin is None:
             raise QwendError(f"{source.name}: {candidate.ref} has no pin", code="unresolved")
         if resolution.local is None:
@@ -178,6 +180,19 @@ class Planning:
         return msgspec.structs.replace(
             resolution.pin, identity=f"sha256:{digest}", local=resolution.local, facts=facts
         )
+
+    async def _ask(self, ref: str, question: Question, source: Wanted, tell: Tell) -> Pin:
+        """A hub that did not answer a moment ago is not asked again at once: a second `up` is quick offline too."""
+        clock = self._reconciler.world.clock
+        away = self._away.get(ref)
+        if away is not None and clock.monotonic() - away[0] < _AWAY_S:
+            raise away[1]
+        tell(Progress(source.name, "resolve", message=ref))
+        try:
+            return await self._asker.ask(question, tell)
+        except Unreachable as error:
+            self._away[ref] = (clock.monotonic(), error)
+            raise
 
 
 def _asked(candidate: Candidate) -> bool:
