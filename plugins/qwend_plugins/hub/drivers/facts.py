@@ -16,6 +16,7 @@ from hubs import Hub, HubError, RemoteFile, Snapshot
 MAX_CONFIG = 4 << 20
 MAX_HEADER = 16 << 20
 FIRST_READ = 64 << 10
+LONG_ARRAY = 1024  # more layers than any model has
 BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 FILE_TYPES = {  # general.file_type of GGUF
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
@@ -222,7 +223,10 @@ def _parse_keys(data: bytes) -> dict[str, Any]:
                 return keys
             if kind not in SCALARS and kind != TEXT:
                 raise ValueError(f"its key {key!r} is an array of the unknown type {kind}")
-            keys[key] = [text() if kind == TEXT else unpack(SCALARS[kind]) for _ in range(length)]
+            if length > LONG_ARRAY and kind != TEXT:
+                take(length * struct.calcsize("<" + SCALARS[kind]))  # no key of ours is that long
+            else:
+                keys[key] = [text() if kind == TEXT else unpack(SCALARS[kind]) for _ in range(length)]
         else:
             raise ValueError(f"its key {key!r} has the unknown type {kind}")
     return keys

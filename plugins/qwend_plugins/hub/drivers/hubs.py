@@ -21,8 +21,10 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds without a byte
+_NAME = r"[A-Za-z0-9][\w.-]*"
 REFERENCE = re.compile(
-    r"(?P<scheme>hf|modelscope):(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^?#]+))?(?:\?(?P<query>[^#]*))?"
+    rf"(?P<scheme>hf|modelscope):(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[\w.-]+))?"
+    r"(?:/(?P<file>[^?#]+))?(?:\?(?P<query>[^#]*))?"
 )
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

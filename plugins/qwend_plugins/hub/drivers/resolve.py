@@ -32,6 +32,9 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 DATA = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".txt")
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 NOT_DATA = re.compile(r"(^|/)(dataset_infos?|dataset_dict|state|config|metadata)\.json$")
+# A split is a word of the path (data_train.jsonl); a subset is a folder's or file's whole name but for split and shard.
+SPLIT = r"(^|[/._-]){}([/._-]|$)"
+SUBSET = r"(^|/){}(?=[/.]|-\d{{5}}|[-_](?:train|test|valid|validation|dev)\b)"
 ADAPTER = "adapter_config.json"
 LISTED = 12  # so many names stand in a message
 
@@ -153,14 +156,14 @@ def choose_data(snapshot: Snapshot, reference: Reference) -> list[RemoteFile]:
         files = [
             file for file in files if any(fnmatch.fnmatchcase(file.path, pattern) for pattern in patterns)
         ]
-    for name, value in (("subset", subset), ("split", split)) if patterns is None else ():
-        word = re.compile(rf"(^|[/._-]){re.escape(value or '')}([/._-]|$)")
-        kept = [file for file in files if word.search(file.path)]
-        if value and not kept:
-            raise HubError(
-                "file-not-found", f"{reference.repo} has no data for {name} {value!r}", _has(files)
-            )
-        files = kept if value else files
+    for kind, value, pattern in (("subset", subset, SUBSET), ("split", split, SPLIT)):
+        if value and patterns is None:
+            kept = [file for file in files if re.search(pattern.format(re.escape(value)), file.path)]
+            if not kept:
+                raise HubError(
+                    "file-not-found", f"{reference.repo} has no data for {kind} {value!r}", _has(files)
+                )
+            files = kept
     if not files:
         raise HubError(
             "nothing-usable", f"{reference.repo} holds no {', '.join(DATA)} files for this reference"
