@@ -12,13 +12,26 @@ from qwend.plugin.protocols import Params
 class Described(Protocol):
     """The part of `qwend.plugin.Engine` that describes it."""
 
-    name: Any
-    kind: Any
-    params: Any
-    accepts: Any
-    many: Any
-    flavours: Any
-    summary: Any
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Literal["job", "service", "interactive"]: ...
+
+    @property
+    def params(self) -> type[Params]: ...
+
+    @property
+    def accepts(self) -> tuple[str, ...]: ...
+
+    @property
+    def many(self) -> bool: ...
+
+    @property
+    def flavours(self) -> tuple[str, ...]: ...
+
+    @property
+    def summary(self) -> str: ...
 
 
 @dataclass(frozen=True)

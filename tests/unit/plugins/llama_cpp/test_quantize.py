@@ -232,7 +232,7 @@ def test_progress_is_read_from_the_tools_own_lines() -> None:
     ("log", "message"),
     [
         (
-            "[   4/  26] blk.0.attn_k.weight - [256, 128, 1, 1], type =   q4_K, llama_model_quantize: failed to quantize: "
+            "[   4/  26] blk.0.attn_k.weight - [256, 128], type =   q4_K, llama_model_quantize: failed to quantize: "
             "requantizing from type q4_K is disabled\nllama_quantize: failed to quantize model from 'q4.gguf'",
             "the model is quantised already (q4_K)",
         ),

@@ -254,7 +254,7 @@ def test_the_driver_tells_a_taken_port_by_its_exit_code() -> None:
             "the chat template cannot be used",
         ),
         (
-            "0.02.769.105 E llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache",
+            "0.02.769.105 E llama_init_from_model: failed to allocate buffer for kv cache",
             "there was not enough memory for this context",
         ),
         ("error: invalid argument: --bogus", "llama-server does not know --bogus"),
