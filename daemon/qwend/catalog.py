@@ -178,7 +178,11 @@ def _add(
         catalogue.add(point.name, module, distribution, version, crumb)
     except QwendError as error:
         catalogue.folders += _located(point)
-        return f"{error.message} ({error.hint})" if error.hint and error.code != "plugin-failed" else error.message
+        return (
+            f"{error.message} ({error.hint})"
+            if error.hint and error.code != "plugin-failed"
+            else error.message
+        )
     return None
 
 

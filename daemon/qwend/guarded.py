@@ -117,7 +117,9 @@ class GuardedEngine:
         self.plugin = guard.plugin
         self.distribution = distribution
         """Distribution and version, for the provenance."""
-        said: dict[str, Any] = guard.call("its description", lambda: {key: getattr(engine, key) for key in _SAID})
+        said: dict[str, Any] = guard.call(
+            "its description", lambda: {key: getattr(engine, key) for key in _SAID}
+        )
         problem = engine_problem(said)
         if problem:
             raise guard.failed(f"the description of {said['name']!r:.80}", problem)
@@ -148,7 +150,9 @@ class GuardedEngine:
         return image
 
     def launch(self, step: StepView, host: Host) -> Launch:
-        launch: Launch = self._guard.typed(self._doing("launch", step), Launch, self._engine.launch, step, host)
+        launch: Launch = self._guard.typed(
+            self._doing("launch", step), Launch, self._engine.launch, step, host
+        )
         return launch
 
     def _doing(self, what: str, step: StepView) -> str:
@@ -168,7 +172,8 @@ class GuardedSource:
         self.plugin = guard.plugin
         self.distribution = distribution
         said: dict[str, Any] = guard.call(
-            "its description", lambda: {key: getattr(source, key) for key in ("scheme", "summary", "revision")}
+            "its description",
+            lambda: {key: getattr(source, key) for key in ("scheme", "summary", "revision")},
         )
         problem = source_problem(said)
         if problem:
@@ -185,7 +190,9 @@ class GuardedSource:
 
     def resolve(self, reference: str, options: dict[str, Any], host: Host) -> Resolution:
         doing = f"resolve of {reference:.80}"
-        found: Resolution = self._guard.typed(doing, Resolution, self._source.resolve, reference, options, host)
+        found: Resolution = self._guard.typed(
+            doing, Resolution, self._source.resolve, reference, options, host
+        )
         if found.pin is None and found.question is None:
             raise self._guard.failed(doing, "gives neither a pin nor a question")
         return found

@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="qwend.worker")
     parser.add_argument("--breadcrumb", type=int, help="descriptor of a file that tells which plugin runs")
     parser.add_argument("--idle", type=float, default=60.0, help="seconds without a call after which it ends")
-    parser.add_argument("--without", default="{}", help="JSON object of plugins to leave out, with the reasons")
+    parser.add_argument(
+        "--without", default="{}", help="JSON object of plugins to leave out, with the reasons"
+    )
     options = parser.parse_args(argv)
     reading, writing = _take_pipes()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")

@@ -7,27 +7,19 @@ again without that plugin (until something installed changes), and the call is m
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
-import sys
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from qwend.breadcrumb import Breadcrumb, Crumb, new_file
 from qwend.errors import QwendError
 from qwend.model.artifact import Pin
 from qwend.model.event import Event
 from qwend.model.plan import Compiled
-from qwend.stamps import stamp_all, unchanged
+from qwend.stamps import unchanged
 from qwend.wire import (
-    HEADER,
-    Answer,
     Ask,
     CompileReply,
     CompileRequest,
@@ -38,152 +30,18 @@ from qwend.wire import (
     PluginProblem,
     Stamp,
     digest,
-    frame,
     lasting,
-    length,
     unpack,
 )
+from qwend.worker_process import Blame, Gone, WorkerProcess
 
 log = logging.getLogger("qwend.worker")
 
-_POLL_S = 0.25
-_TAIL = 4096
 _REMEMBERED = 4
 _STRIKES = 16
 """More plugins than this are not weeded out in one call."""
 
 T = TypeVar("T")
-
-
-class _Blame(Exception):
-    """A plugin hung or killed the worker."""
-
-    def __init__(self, crumb: Crumb, how: str) -> None:
-        super().__init__(how)
-        self.plugin = crumb.plugin
-        self.reason = f"{how} in {crumb.doing}"
-
-
-class _Gone(Exception):
-    """The worker ended by itself between two calls."""
-
-
-class _Process:
-    """One worker process with its breadcrumb and the end of what it printed."""
-
-    def __init__(self, process: asyncio.subprocess.Process, crumb: Breadcrumb, patience_s: float) -> None:
-        self._process = process
-        self._crumb = crumb
-        self._patience_s = patience_s
-        self._tail = b""
-        self._drain = asyncio.create_task(self._read_stderr(), name="worker stderr")
-        self.hello = Hello("")
-        self.watched: tuple[Stamp, ...] = ()
-
-    @staticmethod
-    async def start(idle_s: float, patience_s: float, without: Mapping[str, str], deadline_s: float) -> _Process:
-        """A worker that said hello. Raises _Blame if a plugin does not let it."""
-        with new_file() as file:
-            arguments = ["--breadcrumb", str(file.fileno()), "--idle", str(idle_s)]
-            arguments += ["--without", msgspec.json.encode(dict(without)).decode()]
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # what lies in the working directory is no module
-                "-m",
-                "qwend.worker",
-                *arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(file.fileno(),),
-                start_new_session=True,
-            )
-            worker = _Process(process, Breadcrumb(file.fileno()), patience_s)
-        try:
-            worker.hello = msgspec.json.decode(await worker.receive(deadline_s), type=Hello)
-        except BaseException:
-            await worker.kill()
-            raise
-        worker.watched = stamp_all(worker.hello.watch)
-        return worker
-
-    @property
-    def alive(self) -> bool:
-        return self._process.returncode is None
-
-    async def ask(self, ask: Ask, deadline_s: float) -> Answer:
-        stdin = self._process.stdin
-        if stdin is None:
-            raise _Gone
-        try:
-            stdin.write(frame(ask))
-            await stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            raise await self._ended() from None
-        answer = msgspec.json.decode(await self.receive(deadline_s), type=Answer)
-        if answer.id != ask.id:
-            raise QwendError(f"the planner worker answered call {answer.id} instead of {ask.id}", code="worker")
-        return answer
-
-    async def receive(self, deadline_s: float) -> bytes:
-        """The next frame. Raises _Blame if plugin code takes too long or ends the worker, QwendError if the
-        worker itself does."""
-        reading = asyncio.create_task(self._read())
-        begun = since = time.monotonic()
-        seen = self._crumb.read()
-        try:
-            while not (await asyncio.wait({reading}, timeout=_POLL_S))[0]:
-                now, crumb = time.monotonic(), self._crumb.read()
-                if crumb != seen:
-                    seen, since = crumb, now
-                if crumb.inside and now - min(since, begun + deadline_s) > self._patience_s:
-                    raise _Blame(crumb, f"no answer within {self._patience_s:g} s")
-                if now - begun > deadline_s and not crumb.inside:
-                    hint = "the recipe may be too large; qwend daemon log has more"
-                    raise QwendError(f"planning took more than {deadline_s:g} s", code="planner-deadline", hint=hint)
-            try:
-                return reading.result()
-            except asyncio.IncompleteReadError:
-                raise await self._ended() from None
-        finally:
-            reading.cancel()
-
-    async def kill(self) -> None:
-        """Ends the worker and whatever plugins started in it."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        self._drain.cancel()
-        await asyncio.gather(self._drain, return_exceptions=True)
-        self._crumb.close()
-
-    async def _read(self) -> bytes:
-        stdout = self._process.stdout
-        if stdout is None:
-            raise _Gone
-        return await stdout.readexactly(length(await stdout.readexactly(HEADER)))
-
-    async def _ended(self) -> Exception:
-        code = await self._process.wait()
-        await asyncio.wait({self._drain}, timeout=1.0)
-        crumb = self._crumb.read()
-        how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-        if crumb.inside:
-            return _Blame(crumb, f"ended the planner worker ({how})")
-        if code == 0:
-            return _Gone()
-        last = self._tail.decode("utf-8", "replace").strip().splitlines()
-        words = f": {last[-1][:200]}" if last else ""
-        return QwendError(f"the planner worker died ({how}){words}", code="worker", hint="qwend daemon log has more")
-
-    async def _read_stderr(self) -> None:
-        stderr = self._process.stderr
-        while stderr is not None and (chunk := await stderr.read(65536)):
-            self._tail = (self._tail + chunk)[-_TAIL:]
-            for line in chunk.decode("utf-8", "replace").splitlines()[:50]:
-                log.info("%s", line[:500])
 
 
 class WorkerClient:
@@ -194,7 +52,7 @@ class WorkerClient:
         self._idle_s = idle_s
         self._patience_s = patience_s
         self._deadline_s = deadline_s
-        self._process: _Process | None = None
+        self._process: WorkerProcess | None = None
         self._hello = Hello("")
         self._watched: tuple[Stamp, ...] | None = None
         self._quarantine: dict[str, str] = {}
@@ -237,7 +95,9 @@ class WorkerClient:
                 return known[1]
             had = known[1] if known is not None else have
             wanted = CompileRequest(request, dict(pins), had.digest if had is not None else None)
-            reply = msgspec.json.decode(await self._call("compile", wanted, self._deadline_s), type=CompileReply)
+            reply = msgspec.json.decode(
+                await self._call("compile", wanted, self._deadline_s), type=CompileReply
+            )
             compiled = had if reply.compiled is None else unpack(reply.compiled, reply.contents)
             if compiled is None:
                 raise QwendError("the planner worker gave no plan", code="worker")
@@ -288,9 +148,9 @@ class WorkerClient:
             ask = Ask(self._next, verb, msgspec.Raw(msgspec.json.encode(payload)))
             try:
                 answer = await (await self._running()).ask(ask, deadline_s)
-            except _Gone:
+            except Gone:
                 await self._stop()
-            except _Blame as blame:
+            except Blame as blame:
                 await self._strike(blame)
             except BaseException:  # a half-read answer is of no use to the next call
                 await self._stop()
@@ -299,24 +159,26 @@ class WorkerClient:
                 if answer.error is not None:
                     raise QwendError.from_dict(answer.error)
                 return bytes(answer.result)
-        raise QwendError("the planner worker does not stay up", code="worker", hint="qwend daemon log has more")
+        raise QwendError(
+            "the planner worker does not stay up", code="worker", hint="qwend daemon log has more"
+        )
 
-    async def _running(self) -> _Process:
+    async def _running(self) -> WorkerProcess:
         while self._process is None or not self._process.alive:
             await self._stop()
             try:
-                self._process = await _Process.start(
+                self._process = await WorkerProcess.start(
                     self._idle_s, self._patience_s, self._quarantine, self._deadline_s
                 )
-            except _Blame as blame:
+            except Blame as blame:
                 await self._strike(blame)
-            except _Gone:
+            except Gone:
                 raise QwendError("the planner worker ended as soon as it started", code="worker") from None
             else:
                 self._hello, self._watched = self._process.hello, self._process.watched
         return self._process
 
-    async def _strike(self, blame: _Blame) -> None:
+    async def _strike(self, blame: Blame) -> None:
         """Ends the worker; the next one starts without the plugin that is to blame."""
         await self._stop()
         if blame.plugin in self._quarantine or len(self._quarantine) >= _STRIKES:

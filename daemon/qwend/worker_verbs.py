@@ -15,7 +15,7 @@ from qwend.core.schema import recipe_schema
 from qwend.core.selection import Selection, select
 from qwend.core.sourcing import Sought, sought
 from qwend.errors import QwendError, UsageError
-from qwend.model.image import ImageSpec
+from qwend.model.image import ImageSpec, settled_images
 from qwend.model.plan import Compiled
 from qwend.plugin.protocols import Engine, Source
 from qwend.plugin.testing import check_plugin
@@ -111,7 +111,9 @@ class Verbs:
         plugin = next((plugin for plugin in self._catalogue.plugins if plugin.name == name), None)
         if plugin is None:
             known = ", ".join(sorted(plugin.name for plugin in self._catalogue.plugins))
-            raise UsageError(f"no plugin is called {name!r:.80}", code="unknown-plugin", hint=f"there is {known}")
+            raise UsageError(
+                f"no plugin is called {name!r:.80}", code="unknown-plugin", hint=f"there is {known}"
+            )
         if plugin.problem is not None:
             return [{"engine": "", "level": "error", "message": plugin.problem, "hint": None}]
         engines = [self._engines[engine] for engine in plugin.engines]
@@ -133,9 +135,10 @@ class Verbs:
             smoke=asked.smoke,
             source=asked.files[-1].path,
         )
-        compiled = compile_recipe(
-            loaded, selection, sources, request.pins, self._engines, self._sources, terms
-        )
+        with settled_images():
+            compiled = compile_recipe(
+                loaded, selection, sources, request.pins, self._engines, self._sources, terms
+            )
         return msgspec.structs.replace(compiled, warnings=(*self._left_out(), *compiled.warnings))
 
     def _selected(self, request: LoadRequest) -> tuple[Loaded, Selection, tuple[Sought, ...]]:
@@ -196,7 +199,9 @@ class Verbs:
     def _candidate(self, source: Sought, index: int, reference: str, request: LoadRequest) -> Candidate:
         provider = self._catalogue.sources.get(reference.partition(":")[0])
         if provider is None:
-            raise UsageError(f"no plugin resolves {reference.partition(':')[0]}: references", code="unknown-source")
+            raise UsageError(
+                f"no plugin resolves {reference.partition(':')[0]}: references", code="unknown-source"
+            )
         wrong = [finding for finding in provider.check(reference) if finding.level == "error"]
         if wrong:
             raise UsageError(wrong[0].message, code="bad-reference", hint=wrong[0].hint)

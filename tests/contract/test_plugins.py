@@ -73,5 +73,5 @@ def test_plugins_import_only_the_door() -> None:
     for path in (ROOT / "plugins" / "qwend_plugins").rglob("*.py"):
         for line in path.read_text().splitlines():
             words = line.split()
-            if words[:1] in (["from"], ["import"]) and words[1].startswith("qwend.") :
+            if words[:1] in (["from"], ["import"]) and words[1].startswith("qwend."):
                 assert words[1] in ("qwend.plugin", "qwend.plugin.testing"), f"{path}: {line}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
+import msgspec
+
 from qwend.plugin import (
     Facts,
     Finding,
@@ -42,6 +44,19 @@ from qwend.plugin import (
     hookimpl,
     reference,
 )
+
+__all__ = [
+    "ENGINES",
+    "SOURCES",
+    "Convert",
+    "Image",
+    "Launch",
+    "LaunchFile",
+    "Shop",
+    "pin",
+    "qwend_engines",
+    "qwend_sources",
+]
 
 PLATFORMS: list[Any] = ["linux-x86_64", "linux-aarch64", "macos-arm64"]
 DRIVER = LaunchFile("convert.py", "print('converted')\n")
@@ -88,9 +103,7 @@ class Convert(_Toy):
     params: ClassVar[type[Params]] = ConvertParams
 
     def product(self, step: StepView) -> Product | None:
-        facts = step.inputs[0].facts
-        return Product("model/gguf", Facts(architecture=facts.architecture, bytes=facts.bytes, layers=facts.layers,
-                                           kv_heads=facts.kv_heads, head_dim=facts.head_dim, context=facts.context))  # fmt: skip
+        return Product("model/gguf", msgspec.structs.replace(step.inputs[0].facts, dtype="F16"))
 
     def launch(self, step: StepView, host: Host) -> Launch:
         return Launch(
@@ -117,10 +130,8 @@ class Quantize(_Toy):
             yield Finding("an importance matrix does nothing for Q8_0", "with.imatrix", level="warning")
 
     def product(self, step: StepView) -> Product | None:
-        given = step.inputs[0].facts
-        return Product("model/gguf", Facts(architecture=given.architecture, bytes=(given.bytes or 0) // 4,
-                                           layers=given.layers, kv_heads=given.kv_heads, head_dim=given.head_dim,
-                                           context=given.context))  # fmt: skip
+        facts = step.inputs[0].facts
+        return Product("model/gguf", msgspec.structs.replace(facts, bytes=(facts.bytes or 0) // 4))
 
     def launch(self, step: StepView, host: Host) -> Launch:
         matrix = [word for one in step.given.get("imatrix", ()) for word in ("--imatrix", InputRef(one.name))]
@@ -207,7 +218,14 @@ class Serve(_Toy):
         need = estimate(step.inputs[0].facts, step.params.context)
         keys = ("--key", SecretRef("api_key")) if "api_key" in step.secrets else ()
         return Launch(
-            argv=("serve", InputRef(step.inputs[0].name, "*.gguf"), "--port", PortRef(), *keys, *step.extra_args),
+            argv=(
+                "serve",
+                InputRef(step.inputs[0].name, "*.gguf"),
+                "--port",
+                PortRef(),
+                *keys,
+                *step.extra_args,
+            ),
             env={"CACHE": ScratchRef("cache")},
             probe=Probe(HttpProbe("/health"), deadline_s=30.0),
             resources=Resources(

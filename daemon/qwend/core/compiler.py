@@ -154,7 +154,9 @@ class _Compiler:
             raise UsageError(f"no plugin resolves {step.engine}: references", where=step.where)
         question = provider.fetch(pin, sought.options, self._terms.host)
         if question is None:
-            raise QwendError(f"{step.engine}: says nothing of how {show(pin.ref)} is fetched", code="plugin-failed")
+            raise QwendError(
+                f"{step.engine}: says nothing of how {show(pin.ref)} is fetched", code="plugin-failed"
+            )
         image, launch = question.image, question.launch
         flavour = image.flavour if isinstance(image, ImageSpec) else "cpu"
         try:
@@ -183,9 +185,7 @@ class _Compiler:
         engine, host = self._engines[step.uses], self._terms.host
         if not self._edges_hold(variant, step, engine):
             raise _Noted
-        flavour, why = placement.flavour(
-            engine.name, tuple(engine.flavours), step, host, self._terms.device
-        )
+        flavour, why = placement.flavour(engine.name, tuple(engine.flavours), step, host, self._terms.device)
         count, named = placement.cards(step, flavour, host)
         runtime, where_why = self._runtime(flavour, step.runtime, None)
         view = self._view(variant, step, flavour, runtime, count)
@@ -197,7 +197,9 @@ class _Compiler:
             image = engine.image(view, host)
         notices = self._findings(variant, engine, view)
         product = engine.product(view)
-        made = {one.name: one for one in [*view.inputs, *(one for many in view.given.values() for one in many)]}
+        made = {
+            one.name: one for one in [*view.inputs, *(one for many in view.given.values() for one in many)]
+        }
         launch = engine.launch(view, host)
         below = reached(launch, made)
         launch = finished(launch, step, engine.name, {*made, *below})
@@ -259,7 +261,9 @@ class _Compiler:
                 runtimes = tuple(name for name in runtimes if name != "native")
                 if not runtimes:
                     hint = "qwend doctor says how to get Docker"
-                    raise Refusal("runtime", f"{name} is a container image, and no Docker engine answers", hint)
+                    raise Refusal(
+                        "runtime", f"{name} is a container image, and no Docker engine answers", hint
+                    )
                 if terms.runtime in (None, "auto", "native") and said in ("auto", "native"):
                     return runtimes[0], f"{name} is a container image"
         return placement.runtime(

@@ -107,8 +107,11 @@ def of_files(files: Iterable[LaunchFile]) -> list[Ingredient]:
 
 def of_service(port: int | None, host: str, secrets: Iterable[str]) -> list[Ingredient]:
     """What else a service is: where it listens, and the names of the secrets that it reads."""
-    parts = [Ingredient("port", "port", canonical(port)), Ingredient("host", "host", canonical(host))]
-    return parts + [Ingredient("secrets", "secrets", canonical(sorted(secrets)))]
+    return [
+        Ingredient("port", "port", canonical(port)),
+        Ingredient("host", "host", canonical(host)),
+        Ingredient("secrets", "secrets", canonical(sorted(secrets))),
+    ]
 
 
 def of_source(pin: Pin, options: Mapping[str, Any]) -> list[Ingredient]:

@@ -66,7 +66,9 @@ def _asked(engine: str, flavours: tuple[str, ...], wanted: str, step: Step, host
             return _cuda(engine, flavours, step, host)
         case "apple":
             if "apple" not in host.flavours():
-                raise Refusal("device", "this machine is no Mac with Apple silicon", "device: cpu runs it here")
+                raise Refusal(
+                    "device", "this machine is no Mac with Apple silicon", "device: cpu runs it here"
+                )
             return "apple", "asked for"
         case _:
             return "cpu", "asked for"
@@ -83,7 +85,9 @@ def _best(engine: str, flavours: tuple[str, ...], step: Step, host: Host) -> tup
         if name in flavours:
             return name, _why(engine, flavours, name, host)
     need = listing(sorted({family(name) for name in flavours}))
-    raise Refusal("uses", f"{engine} is for {need}, and this machine has {listing(_devices(here), 'and')} only")
+    raise Refusal(
+        "uses", f"{engine} is for {need}, and this machine has {listing(_devices(here), 'and')} only"
+    )
 
 
 def _why(engine: str, flavours: tuple[str, ...], name: str, host: Host) -> str:

@@ -105,7 +105,9 @@ def _cards(step: CompiledStep, host: Host, warnings: list[str], blockers: list[s
         blockers.append(f"{step.name}: needs about {human(need)} on {_count(count)}{how}; {have}{share}")
     elif sum(_free(gpu) >= need for gpu in fitting) < count:
         have = ", ".join(f"gpu {gpu.index} has {human(_free(gpu))} free" for gpu in fitting)
-        warnings.append(f"{step.name}: needs about {human(need)} on {_count(count)}; {have}: it may have to wait")
+        warnings.append(
+            f"{step.name}: needs about {human(need)} on {_count(count)}; {have}: it may have to wait"
+        )
 
 
 def _free(gpu: Gpu) -> int:

@@ -53,7 +53,9 @@ def select(
     for name in asked:
         if name in reasons:
             raise UsageError(
-                f"steps.{name} is left out here: {reasons[name]}", where=loaded.marks.step(name), code="left-out"
+                f"steps.{name} is left out here: {reasons[name]}",
+                where=loaded.marks.step(name),
+                code="left-out",
             )
     standing = [n for n in variants if n not in reasons and _supervised(loaded, engines, variants[n])]
     wanted = _closure(variants, asked or standing)
@@ -86,9 +88,7 @@ def _supervised(loaded: Loaded, engines: Mapping[str, Engine], variant: Variant)
     return engines[loaded.recipe.steps[variant.step].uses].kind != "interactive"
 
 
-def _reasons(
-    loaded: Loaded, profiles: set[str], device: str, system: str, asked: set[str]
-) -> dict[str, str]:
+def _reasons(loaded: Loaded, profiles: set[str], device: str, system: str, asked: set[str]) -> dict[str, str]:
     """Why variants are left out on their own account. A step that is asked for by name needs no profile."""
     found = {}
     for variant in loaded.variants:

@@ -8,9 +8,11 @@ it is had: the base image, mirrors, certificates.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -96,6 +98,9 @@ class HostProgram(msgspec.Struct, frozen=True, kw_only=True, tag="program", tag_
 Image = ImageSpec | UpstreamImage | HostProgram
 
 _cache: dict[tuple[str, str, str], tuple[tuple[tuple[str, int, int], ...], ImageSpec]] = {}
+_settled: contextvars.ContextVar[dict[tuple[str, str, str], ImageSpec] | None] = contextvars.ContextVar(
+    "settled images", default=None
+)
 
 
 def load_image(
@@ -107,15 +112,34 @@ def load_image(
     package is located, never imported). Cached by the size and mtime of every file that counts.
     Raises UsageError for a folder, a flavour or an option that does not exist or does not fit.
     """
+    settled = _settled.get()
+    asked = (str(folder), flavour, repr(sorted((options or {}).items())))
+    if settled is not None and asked in settled:
+        return settled[asked]
     root = locate_folder(folder)
-    cache_key = (str(root), flavour, repr(sorted((options or {}).items())))
+    cache_key = (str(root), *asked[1:])
     stamp = _stamp(root)
     cached = _cache.get(cache_key)
-    if cached and cached[0] == stamp:
-        return cached[1]
-    spec = _load(root, read_image_file(root), flavour, options or {})
+    spec = (
+        cached[1]
+        if cached and cached[0] == stamp
+        else _load(root, read_image_file(root), flavour, options or {})
+    )
     _cache[cache_key] = (stamp, spec)
+    if settled is not None:
+        settled[asked] = spec
     return spec
+
+
+@contextlib.contextmanager
+def settled_images() -> Iterator[None]:
+    """Within this, a folder that was loaded once is not looked at again: a plan of a thousand steps asks a
+    thousand times, and all of its steps are to see the same files."""
+    token = _settled.set({})
+    try:
+        yield
+    finally:
+        _settled.reset(token)
 
 
 def locate_folder(folder: str | Path) -> Path:

@@ -178,7 +178,9 @@ def _words(about: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Any]:
             yield from (True, False)
 
 
-def _alternatives(about: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
+def _alternatives(
+    about: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0
+) -> Iterator[Mapping[str, Any]]:
     if depth > 8:
         return
     yield about
@@ -209,7 +211,9 @@ def _value(about: Mapping[str, Any], root: Mapping[str, Any], field: str, depth:
             case "string" if "pattern" not in place:
                 return "x" * max(1, place.get("minLength", 1))
             case "array" if depth < 8:
-                item = _value(place.get("items", {}), root, field, depth + 1) if place.get("minItems") else None
+                item = (
+                    _value(place.get("items", {}), root, field, depth + 1) if place.get("minItems") else None
+                )
                 return [item] * place.get("minItems", 0)
             case "object" if depth < 8:
                 needed = place.get("required", ())

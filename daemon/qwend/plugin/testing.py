@@ -85,7 +85,9 @@ def _example(source: Source, example: str) -> Iterator[Finding]:
         yield Finding(f"{example}: {_said(error)}")
         return
     yield from (Finding(f"{example}: its own check says {text}") for text in wrong)
-    yield from (Finding(f"{example}: resolve {deed}") for deed in deeds if "network" in deed or "process" in deed)
+    yield from (
+        Finding(f"{example}: resolve {deed}") for deed in deeds if "network" in deed or "process" in deed
+    )
     if answers[0] != answers[1]:
         yield Finding(f"{example}: resolve gives two answers")
     problem = _serial(answers[0], Resolution)
@@ -103,7 +105,9 @@ def _described(engine: Engine) -> Iterator[Finding]:
             yield Finding(f"accepts {kind}, which no other engine makes", "accepts", level="warning")
     config = engine.params.model_config
     if config.get("extra") != "forbid" or not config.get("frozen"):
-        yield Finding("parameters should forbid unknown keys and be frozen, as qwend.plugin.Params does", "params")
+        yield Finding(
+            "parameters should forbid unknown keys and be frozen, as qwend.plugin.Params does", "params"
+        )
     for name, field in engine.params.model_fields.items():
         if not field.description:
             yield Finding(f"parameter {name} has no description: it is what editors show", f"with.{name}")
@@ -231,4 +235,3 @@ def _serial(value: Any, kind: Any) -> str | None:
 
 def _said(error: BaseException) -> str:
     return error.message if isinstance(error, QwendError) else f"{type(error).__name__}: {error}"
-

@@ -123,6 +123,7 @@ def _data(path: Path, options: dict[str, Any]) -> tuple[str, Facts, tuple[Pinned
     kind = dataset_kind(chosen.suffix.lower(), options, head)
     if kind is None:
         raise UsageError(
-            f"what data {chosen} holds cannot be told", hint="say type: dataset/sft, dataset/text or dataset/prompts"
+            f"what data {chosen} holds cannot be told",
+            hint="say type: dataset/sft, dataset/text or dataset/prompts",
         )
     return kind, facts, ()

@@ -97,7 +97,9 @@ class Smoke:
             rows = str(made.rows or ROWS[kind])
             words = ["--kind", kind, "--rows", rows, "--seed", str(made.seed), "--layout", made.layout]
             files = (driver(DRIVERS / "make_data.py"),)
-            return Question(image, Launch(argv=(python, DriverRef("make_data.py"), *words, *out), files=files))
+            return Question(
+                image, Launch(argv=(python, DriverRef("make_data.py"), *words, *out), files=files)
+            )
         words = ["--architecture", what, "--format", FORMATS[pin.type], "--outtype", made.outtype]
         words += ["--layers", str(made.layers), "--seed", str(made.seed)]
         launch = Launch(

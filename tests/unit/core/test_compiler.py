@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from tests.fakes import toys
-from tests.unit.core.compile_kit import CHAIN, ENGINES, INFOS, complaints, compiled, host, prints, steps
+from tests.unit.core.compile_kit import CHAIN, ENGINES, INFOS, compiled, complaints, host, prints, steps
 
 from qwend.core.compiler import Terms, compile_recipe
 from qwend.core.loader import RecipeFile, load
@@ -111,7 +111,9 @@ def test_a_wrong_edge_of_a_parameter_stands_at_the_parameter() -> None:
 
 def test_a_service_makes_nothing_that_a_step_could_read() -> None:
     (line,) = complaints(CHAIN + "  again: {uses: toy/serve, from: chat}\n")
-    assert line.startswith("recipe.yaml:8:34: steps.again.from: chat is a service, which makes nothing to read")
+    assert line.startswith(
+        "recipe.yaml:8:34: steps.again.from: chat is a service, which makes nothing to read"
+    )
 
 
 def test_an_item_of_a_list_is_wrong_at_its_own_place() -> None:
@@ -186,9 +188,9 @@ def test_pickled_weights_are_refused_unless_the_source_allows_them() -> None:
 
 def test_the_start_deadline_grows_with_the_weights() -> None:
     small = steps(compiled(CHAIN))["chat"].policy.deadline_s
-    large = steps(
-        compiled(CHAIN.replace("from: q4}", "from: f16}").replace("  q4:", "  other:"))
-    )["chat"].policy.deadline_s
+    large = steps(compiled(CHAIN.replace("from: q4}", "from: f16}").replace("  q4:", "  other:")))[
+        "chat"
+    ].policy.deadline_s
     assert small is not None
     assert large is not None
     assert 30 < small < large
@@ -198,7 +200,9 @@ def test_the_start_deadline_grows_with_the_weights() -> None:
 
 
 def test_policies_come_from_the_recipe() -> None:
-    text = CHAIN.replace("from: base}", "from: base, keep: false, out: ./f16, timeout: 1h, retries: 2, memory: 2g}")
+    text = CHAIN.replace(
+        "from: base}", "from: base, keep: false, out: ./f16, timeout: 1h, retries: 2, memory: 2g}"
+    )
     policy = steps(compiled(text))["f16"].policy
     assert (policy.keep, policy.out, policy.timeout_s, policy.retries, policy.memory) == (
         False, "/recipes/f16", 3600, 2, 2 << 30,
@@ -220,9 +224,7 @@ def test_what_does_not_change_the_output_changes_no_fingerprint() -> None:
 
 def test_renaming_steps_rebuilds_nothing() -> None:
     before = prints(compiled(CHAIN))
-    renamed = prints(
-        compiled(CHAIN.replace("f16", "half").replace("q4", "small").replace("base", "source"))
-    )
+    renamed = prints(compiled(CHAIN.replace("f16", "half").replace("q4", "small").replace("base", "source")))
     assert list(renamed.values()) == list(before.values())
 
 
@@ -243,9 +245,7 @@ def test_saying_a_default_aloud_rebuilds_nothing() -> None:
     ],
     ids=lambda value: "",
 )
-def test_a_change_rebuilds_the_step_and_what_follows_it(
-    change: tuple[str, str], rebuilt: set[str]
-) -> None:
+def test_a_change_rebuilds_the_step_and_what_follows_it(change: tuple[str, str], rebuilt: set[str]) -> None:
     before, after = prints(compiled(CHAIN)), prints(compiled(CHAIN.replace(*change)))
     assert {name for name in before if before[name] != after[name]} == rebuilt
 

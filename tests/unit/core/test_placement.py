@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.core.compile_kit import complaints, compiled, host, steps
+from tests.unit.core.compile_kit import compiled, complaints, host, steps
 
 from qwend.model.host import Gpu
 
@@ -44,7 +44,10 @@ def test_cuda_without_a_card_is_an_error_and_never_the_cpu() -> None:
 
 def test_a_driver_that_is_too_old_names_both_versions() -> None:
     (line,) = complaints(SERVE, host=host("cuda", driver="550.1"))
-    assert "toy/serve cannot use NVIDIA H100: its cuda build needs driver 580 or newer, and this is 550.1" in line
+    assert (
+        "toy/serve cannot use NVIDIA H100: its cuda build needs driver 580 or newer, and this is 550.1"
+        in line
+    )
     assert "device: cpu runs it on the CPU" in line
 
 
@@ -59,7 +62,9 @@ def test_a_card_for_which_there_is_no_build_is_an_error_that_says_so() -> None:
 
 def test_a_driver_or_capability_that_nobody_knows_is_no_reason_to_refuse() -> None:
     card = Gpu(0, "GPU-x", "NVIDIA Something", 8 * GIB)
-    assert chosen(SERVE, host("cuda", driver=None, gpus=(card,))).startswith("cuda: NVIDIA Something, driver unknown")
+    assert chosen(SERVE, host("cuda", driver=None, gpus=(card,))).startswith(
+        "cuda: NVIDIA Something, driver unknown"
+    )
 
 
 def test_the_users_word_for_the_run_comes_before_the_recipe() -> None:
@@ -85,7 +90,9 @@ def test_cards_are_counted_and_named() -> None:
     assert "2 cards were asked for, and this machine has 1" in line
     (line,) = complaints(SERVE.replace("from: m}", "from: m, gpus: 1}"))
     assert "cards were asked for, and this step runs on cpu" in line
-    assert chosen(SERVE.replace("from: m}", "from: m, gpus: 0}"), machine).startswith("cpu: no card was asked")
+    assert chosen(SERVE.replace("from: m}", "from: m, gpus: 0}"), machine).startswith(
+        "cpu: no card was asked"
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +131,7 @@ def test_a_container_for_metal_is_refused() -> None:
 
 def test_a_container_image_runs_in_docker_and_a_program_of_the_host_natively() -> None:
     machine = host(docker="27.1")
-    both = {"runtimes": ("native", "docker"), "host": machine}
+    both: dict[str, Any] = {"runtimes": ("native", "docker"), "host": machine}
     webui = steps(compiled("name: w\nsteps: {s: {uses: toy/webui}}\n", **both))["s"]
     assert webui.runtime == "docker"
     program = steps(compiled("name: w\nsteps: {s: {uses: toy/program}}\n", **both))["s"]

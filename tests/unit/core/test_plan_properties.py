@@ -118,9 +118,15 @@ def test_a_change_of_one_parameter_changes_its_followers_and_nothing_else(
     extra = replace(nodes[index], options=(*nodes[index].options, ("type", _other(nodes, index))))
     changed = (*nodes[:index], extra, *nodes[index + 1 :])
     before, after = steps(compiled(plain(nodes))), steps(compiled(plain(changed)))
-    different = {number for number in range(len(nodes)) if before[f"s{number}"] .fingerprint != after[f"s{number}"].fingerprint}  # fmt: skip
-    assert different == (followers(nodes, index) if extra.options[-1][1] != nodes[index].options[0][1] else set())
-    made = plan(after_compiled := compiled(plain(changed)), done(compiled(plain(nodes))))
+    different = {
+        number
+        for number in range(len(nodes))
+        if before[f"s{number}"].fingerprint != after[f"s{number}"].fingerprint
+    }
+    same = extra.options[-1][1] == nodes[index].options[0][1]
+    assert different == (set() if same else followers(nodes, index))
+    after_compiled = compiled(plain(changed))
+    made = plan(after_compiled, done(compiled(plain(nodes))))
     touched = {a.step for a in made.actions if a.verb != "keep"} - {"base"}
     assert touched <= {f"s{number}" for number in different} | _needed(after_compiled)
 

@@ -61,9 +61,9 @@ def why(plan: Plan, step: str) -> str:
 def test_everything_is_to_do_where_nothing_is() -> None:
     made = plan(compiled(CHAIN), Snapshot(host=CPU))
     assert [(a.verb, a.step) for a in made.actions] == [
-        ("build", f"hub-cpu-{'hub-cpu'.encode().hex()[:12]}"),
+        ("build", f"hub-cpu-{b'hub-cpu'.hex()[:12]}"),
         ("run", "base"),
-        ("build", f"toy-cpu-{'toy-cpu'.encode().hex()[:12]}"),
+        ("build", f"toy-cpu-{b'toy-cpu'.hex()[:12]}"),
         ("run", "f16"),
         ("run", "q4"),
         ("start", "chat"),
@@ -118,9 +118,7 @@ def test_an_intermediate_is_not_made_again_for_consumers_that_are_there() -> Non
     chain = compiled(CHAIN.replace("from: base}", "from: base, keep: false}"))
     world = done(chain, without=["f16", "base"])
     assert verbs(plan(chain, world)) == {"q4": "keep", "chat": "keep"}
-    changed = compiled(
-        CHAIN.replace("from: base}", "from: base, keep: false}").replace("Q4_K_M", "Q8_0")
-    )
+    changed = compiled(CHAIN.replace("from: base}", "from: base, keep: false}").replace("Q4_K_M", "Q8_0"))
     assert verbs(plan(changed, world)) == {"base": "run", "f16": "run", "q4": "run", "chat": "replace"}
 
 
@@ -167,7 +165,9 @@ def test_a_service_is_kept_started_or_replaced_by_its_state(
 
 def test_threads_rebuild_nothing_but_restart_the_service_that_was_told_so() -> None:
     before = compiled(CHAIN)
-    text = CHAIN.replace("from: q4}", "from: q4, with: {threads: 4}}").replace("Q4_K_M}", "Q4_K_M, threads: 4}")
+    text = CHAIN.replace("from: q4}", "from: q4, with: {threads: 4}}").replace(
+        "Q4_K_M}", "Q4_K_M, threads: 4}"
+    )
     made = plan(compiled(text), done(before))
     assert verbs(made) == {"base": "keep", "f16": "keep", "q4": "keep", "chat": "replace"}
     assert why(made, "chat") == "with.threads None → 4"
@@ -182,7 +182,8 @@ def test_a_service_that_left_the_recipe_is_stopped_and_one_that_was_not_asked_fo
     before = compiled(CHAIN)
     after = compiled(CHAIN.replace("  chat: {uses: toy/serve, from: q4}\n", ""))
     made = plan(after, done(before))
-    assert [(a.verb, a.step, a.why) for a in made.actions][0] == ("stop", "chat", "no longer in the recipe")
+    first = made.actions[0]
+    assert (first.verb, first.step, first.why) == ("stop", "chat", "no longer in the recipe")
     assert "chat" not in verbs(plan(compiled(CHAIN, only=("q4",)), done(before)))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.core.compile_kit import complaints, compiled, host
+from tests.unit.core.compile_kit import compiled, complaints, host
 
 RECIPE = """\
 name: s
@@ -50,13 +50,15 @@ def test_asking_for_what_cannot_be_had_says_why() -> None:
 
 
 def test_a_recipe_of_which_nothing_is_left_says_why() -> None:
-    text = 'name: s\nmodels: {m: "shop:t/model/gguf"}\nsteps: {s: {uses: toy/serve, from: m, profiles: [x]}}\n'
+    text = (
+        'name: s\nmodels: {m: "shop:t/model/gguf"}\nsteps: {s: {uses: toy/serve, from: m, profiles: [x]}}\n'
+    )
     (line,) = complaints(text)
     assert line.startswith("no step is left to do (s: its profile x is not chosen)")
 
 
 @pytest.mark.parametrize(("only", "left"), [(("q",), 2), (("q[Q8_0]",), 1)])
 def test_a_matrix_is_asked_for_whole_or_by_value(only: tuple[str, ...], left: int) -> None:
-    text = RECIPE.replace("with: {type: Q8_0}", "matrix: {type: [Q8_0, Q4_K_M]}").replace("from: q,", "from: 'q[Q8_0]',")
-    text = text.replace("from: q}", "from: 'q[Q8_0]'}")
+    text = RECIPE.replace("with: {type: Q8_0}", "matrix: {type: [Q8_0, Q4_K_M]}")
+    text = text.replace("from: q,", "from: 'q[Q8_0]',").replace("from: q}", "from: 'q[Q8_0]'}")
     assert len([s for s in compiled(text, only=only).steps if s.name.startswith("q")]) == left

@@ -155,7 +155,9 @@ def test_data_is_told_by_its_reader_its_type_or_its_first_row(
     assert resolve(tmp_path, name, kind="dataset", **options).type == kind
 
 
-@pytest.mark.parametrize(("name", "text"), [("d.jsonl", "{nonsense"), ("d.xml", "<a/>"), ("d.json", "[" * 100_000)])
+@pytest.mark.parametrize(
+    ("name", "text"), [("d.jsonl", "{nonsense"), ("d.xml", "<a/>"), ("d.json", "[" * 100_000)]
+)
 def test_data_that_cannot_be_told_asks_for_its_type(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match="cannot be told") as caught:

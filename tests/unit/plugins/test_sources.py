@@ -29,9 +29,8 @@ def asked(source: Any, reference: str, **options: Any) -> Launch:
 
 
 def test_a_hub_is_asked_in_its_image_with_all_that_is_wanted() -> None:
-    launch = asked(
-        HuggingFace(), "hf:Qwen/Q@main/x.gguf", wants=["model/gguf", "dataset/sft"], type="model/gguf", allow_pickle=True
-    )
+    options = {"wants": ["model/gguf", "dataset/sft"], "type": "model/gguf", "allow_pickle": True}
+    launch = asked(HuggingFace(), "hf:Qwen/Q@main/x.gguf", **options)
     assert words(launch) == [
         "hf:Qwen/Q@main/x.gguf", "--kind", "model", "--want", "model/gguf", "--type", "model/gguf", "--allow-pickle",
     ]  # fmt: skip
@@ -40,7 +39,9 @@ def test_a_hub_is_asked_in_its_image_with_all_that_is_wanted() -> None:
 
 
 def test_what_is_wanted_of_data_is_data() -> None:
-    launch = asked(ModelScope(), "modelscope:m/w?split=test", kind="dataset", wants=["dataset/text", "model/gguf"])
+    launch = asked(
+        ModelScope(), "modelscope:m/w?split=test", kind="dataset", wants=["dataset/text", "model/gguf"]
+    )
     assert words(launch) == ["modelscope:m/w?split=test", "--kind", "dataset", "--want", "dataset/text"]
 
 
@@ -58,7 +59,15 @@ def test_pinned_files_are_fetched_by_their_hashes_and_not_by_where_a_copy_lies()
 
 @pytest.mark.parametrize(
     "reference",
-    ["hf:owner", "hf:owner/repo/../x", "hf:owner/repo@", "hf:o/r/x\ny", "modelscope:o/r", "hf:o/$(id) x", "hf:-o/r"],
+    [
+        "hf:owner",
+        "hf:owner/repo/../x",
+        "hf:owner/repo@",
+        "hf:o/r/x\ny",
+        "modelscope:o/r",
+        "hf:o/$(id) x",
+        "hf:-o/r",
+    ],
 )
 def test_hf_refuses_what_is_no_repository(reference: str) -> None:
     assert list(HuggingFace().check(reference)) != []
@@ -91,7 +100,9 @@ def test_a_file_of_the_web_that_cannot_be_used_is_refused_before_it_is_fetched(
         Web().resolve(f"https://h.org/{name}#sha256={DIGEST}", {"kind": kind, "wants": []}, HOST)
 
 
-@pytest.mark.parametrize("reference", ["https://h.org/x.gguf", "https://h.org/x#sha256=12", "http://h/x#sha256=" + DIGEST])
+@pytest.mark.parametrize(
+    "reference", ["https://h.org/x.gguf", "https://h.org/x#sha256=12", "http://h/x#sha256=" + DIGEST]
+)
 def test_an_address_without_a_hash_is_refused(reference: str) -> None:
     assert list(Web().check(reference)) != []
 

@@ -74,12 +74,16 @@ def test_smoke_touches_no_hub(verbs: Verbs) -> None:
             assert step.kind != "source" or step.launch is None or not step.launch.network
 
 
-def test_changing_the_quantisation_rebuilds_it_and_replaces_the_service_and_nothing_else(verbs: Verbs) -> None:
+def test_changing_the_quantisation_rebuilds_it_and_replaces_the_service_and_nothing_else(
+    verbs: Verbs,
+) -> None:
     path = ROOT / "recipes" / "gguf.yaml"
     before = compiled(verbs, path, smoke=True)
     after = compiled(verbs, path, smoke=True, set=("steps.q4.with.type=Q5_K_M",))
     changed = {
-        new.name for old, new in zip(before.steps, after.steps, strict=True) if old.fingerprint != new.fingerprint
+        new.name
+        for old, new in zip(before.steps, after.steps, strict=True)
+        if old.fingerprint != new.fingerprint
     }
     assert changed == {"q4", "chat"}
 
