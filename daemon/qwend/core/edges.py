@@ -38,6 +38,9 @@ class Names:
 
     def resolve(self, text: str, *, user: str, steps_only: bool = False) -> tuple[str, ...]:
         """The names that `text` means to step `user`; a matrix is spelled out. Raises ValueError."""
+        plain = self.kinds.get(text)
+        if plain and text != user and text not in self.variants and (plain == "steps" or not steps_only):
+            return (text,)  # nearly all of them
         wanted = parse_name(text)
         kind = self.kinds.get(wanted.name)
         if kind is None:
