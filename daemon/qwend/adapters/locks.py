@@ -90,6 +90,15 @@ def parse_lock(lock: str, path: str) -> list[Pin]:
     return pins
 
 
+def strict_text(lock: str) -> str:
+    """A lock's text with `===` for `==`.
+
+    `torch==2.13.0` also accepts `torch 2.13.0+cpu`, which a wheelhouse may hold beside it; its hash is
+    another, and an installer that picks it first fails.
+    """
+    return re.sub(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(?!=)", r"\1===", lock, flags=re.MULTILINE)
+
+
 def changes(old: Sequence[Pin], new: Sequence[Pin]) -> list[Change]:
     """What differs, by name; several versions of one package (for several Pythons) are joined by " | "."""
 
@@ -155,7 +164,7 @@ def resolve(
             command.append("--upgrade")
         else:
             command += [part for name in upgrade for part in ("--upgrade-package", name)]
-        env = uv_environment(_public(settings), os.environ if environ is None else environ)
+        env = uv_environment(_public(settings, requires), os.environ if environ is None else environ)
         env.pop("UV_NO_CONFIG", None)  # the platforms of the flavour are in a file
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -178,13 +187,18 @@ def _without_hashes(lock: str) -> str:
     return "".join(f"{pin.name}=={pin.version}{f' ; {pin.marker}' if pin.marker else ''}\n" for pin in pins)
 
 
-def _public(settings: IndexSettings) -> IndexSettings:
-    """`settings` without indexes on this machine's disk: such a mirror holds the wheels of one platform only.
+def _public(settings: IndexSettings, requires: Sequence[str]) -> IndexSettings:
+    """`settings` without what is true of this machine only.
 
-    A wheelhouse (find-links) stays: a build of torch may be had nowhere else.
+    An index on its disk holds the wheels of one platform. A wheelhouse (find-links) is left out too, unless
+    something is asked for that no index may hold (a local version such as `torch==2.13.0+cpu`): it would
+    pass for `torch==2.13.0` where another build is meant.
     """
+    wanted = any("+" in requirement for requirement in requires)
     return msgspec.structs.replace(
-        settings, extra_index=[url for url in settings.extra_index if not url.startswith(("file:", "/"))]
+        settings,
+        extra_index=[url for url in settings.extra_index if not url.startswith(("file:", "/"))],
+        find_links=settings.find_links if wanted or settings.no_index else [],
     )
 
 
@@ -192,4 +206,7 @@ def _environments(image: ImageFile, chosen: Flavour) -> list[str]:
     """The platforms and Pythons of a flavour as markers: one lock serves all of them and no other."""
     minors = python_minors(chosen.python or image.python)
     python = f"python_version >= '{minors[0]}' and python_version <= '{minors[-1]}'"
-    return [f"{_ENVIRONMENTS[platform]} and {python}" for platform in chosen.platforms]
+    return [
+        f"{_ENVIRONMENTS[platform]} and platform_python_implementation == 'CPython' and {python}"
+        for platform in chosen.platforms
+    ]

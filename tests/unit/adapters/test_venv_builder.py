@@ -123,6 +123,20 @@ async def test_a_package_that_no_index_has_is_named_with_what_to_set(bench: Benc
     assert "find_links" in (caught.value.hint or "")
 
 
+async def test_another_build_of_the_same_version_in_a_wheelhouse_is_passed_over(bench: Bench) -> None:
+    """PEP 440 lets `==1.0` accept 1.0+cpu, and installers prefer it."""
+    make_wheel(bench.wheels, "tiny_one", "1.0+cpu", "VALUE = 3\n")
+    prefix = await bench.realise(bench.image())
+    assert await _output(prefix / "bin/python", "-c", "import tiny_one; print(tiny_one.VALUE)") == "1\n"
+
+
+async def test_a_source_archive_is_never_compiled_where_no_build_lock_allows_it(bench: Bench) -> None:
+    digest = make_sdist(bench.wheels, "tiny_source", {})
+    with pytest.raises(UsageError, match="tiny-source") as caught:
+        await bench.realise(bench.image(pins={"tiny_source": ("1.0", digest)}))
+    assert caught.value.code == "package-missing"
+
+
 async def test_a_line_that_is_no_pin_is_refused_with_its_place(bench: Bench) -> None:
     spec = bench.image()
     lock = bench.tmp / "image/cpu.lock"
@@ -317,7 +331,13 @@ async def test_a_build_killed_half_way_is_never_finished_and_its_orphan_holds_of
     told, go, runs = bench.tmp / "told", bench.tmp / "go", bench.tmp / "runs"
     os.mkfifo(told)
     os.mkfifo(go)
-    script = f'echo x >>"{runs}"\nif [ "$(wc -l <"{runs}")" -eq 1 ]; then echo up >"{told}"; read -r _ <"{go}"; fi\n'
+    script = f"""
+if [ -e half-made ]; then echo resumed >>"{runs}"; exit; fi
+touch half-made
+echo begun >>"{runs}"
+echo up >"{told}"
+read -r _ <"{go}"
+"""
     spec = bench.image(build=script)
     victim = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _VICTIM, str(bench.home), spec.folder, str(bench.wheels),
@@ -337,7 +357,7 @@ async def test_a_build_killed_half_way_is_never_finished_and_its_orphan_holds_of
     os.write(descriptor, b"go\n")
     os.close(descriptor)
     realised = await next_one
-    assert runs.read_text() == "x\nx\n"
+    assert runs.read_text() == "begun\nresumed\n"  # in the folder that the first one left
     assert await bench.builder().verify(spec) == []
     assert realised.kind == "venv"
 

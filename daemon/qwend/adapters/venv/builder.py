@@ -93,7 +93,7 @@ class VenvBuilder:
     def unfinished(self) -> list[str]:
         """Keys of environments and build folders that a killed build left behind."""
         names = {path.name for path in self.root.glob("*") if path.is_dir() and not path.name.startswith(".")}
-        names |= {path.name for path in self.root.glob(".work/*")}
+        names |= {path.name for path in self.root.glob(".work/*") if path.is_dir()}
         return sorted(name for name in names if read_record(self.root / name) is None)
 
     async def remove(self, key: str) -> int:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from qwend.adapters.locks import read_lock
+from qwend.adapters.locks import read_lock, strict_text
 from qwend.adapters.package_environment import pip_environment, uv_environment, uv_options
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.adapters.venv import sources
@@ -75,6 +75,7 @@ class Construction:
     async def run(self) -> Record:
         """Everything but the record's size and times; the record is not written yet."""
         self.log.write_bytes(b"")
+        self.work.mkdir(parents=True, exist_ok=True)
         env = uv_environment(self.settings, self.environ)
         python = await asyncio.to_thread(
             choose_python, self.spec.python, uv=self.uv, env=env, downloads=self.settings.python_downloads
@@ -133,17 +134,15 @@ class Construction:
         await self._uv("venv", "--no-project", "--clear", "-p", python, str(prefix), phase=phase)
         if not locks:
             return
-        sync = [
-            "pip",
-            "sync",
-            "--require-hashes",
-            "--allow-empty-requirements",
-            "-p",
-            str(prefix / "bin/python"),
-        ]
-        sync += [*uv_options(self.settings), *(str(self.folder / lock) for lock in locks)]
+        target = str(prefix / "bin" / "python")
+        sync = ["pip", "sync", "--require-hashes", "--allow-empty-requirements", "-p", target]
+        sync += [*uv_options(self.settings), *(self._strict(lock) for lock in locks)]
         if self.flavour.build_lock and phase == "packages":
-            sync += ["--build-constraints", str(self.folder / self.flavour.build_lock)]
+            sync += ["--require-build-hashes", "--build-constraints", self._strict(self.flavour.build_lock)]
+        else:
+            sync.append(
+                "--no-build"
+            )  # a wheel that is missing is an error, not a compile that nobody planned
         backend = self.flavour.torch_backend
         try:
             await self._uv(*sync, phase=phase)
@@ -152,6 +151,13 @@ class Construction:
             if error.code != "package-missing" or not backend:
                 raise
             await self._uv(*sync, "--torch-backend", backend, phase=phase)
+
+    def _strict(self, lock: str) -> str:
+        """The path of a copy of `lock` in the build folder that no other build of a version satisfies."""
+        path = self.work / "locks" / lock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(strict_text((self.folder / lock).read_text("utf-8")))
+        return str(path)
 
     async def _uv(self, *arguments: str, phase: str) -> None:
         meter = self._meter(phase)
@@ -174,7 +180,6 @@ class Construction:
         locks = [self.flavour.build_lock] if self.flavour.build_lock else []
         if self.flavour.compiler_lock and not self._has_compiler():
             locks.append(self.flavour.compiler_lock)
-        await asyncio.to_thread(self.work.mkdir, parents=True, exist_ok=True)
         await self._environment(tools, python, locks, "build tools")
         for source in self.image.sources:
             archive = await self._archive(source, tools)
