@@ -113,7 +113,7 @@ class WorkerClient:
         return msgspec.json.decode(await self.call("schema"), type=dict[str, Any])
 
     async def check(self, plugin: str) -> list[dict[str, Any]]:
-        """What the testing kit finds wrong with a plugin: objects with `engine`, `level`, `message`, `hint`."""
+        """What the testing kit finds wrong with a plugin: objects with `engine`, `key`, `level`, `message`, `hint`."""
         return msgspec.json.decode(await self.call("check", {"plugin": plugin}), type=list[dict[str, Any]])
 
     async def notify(self, events: Sequence[Event]) -> None:

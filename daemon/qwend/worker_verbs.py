@@ -115,11 +115,11 @@ class Verbs:
                 f"no plugin is called {name!r:.80}", code="unknown-plugin", hint=f"there is {known}"
             )
         if plugin.problem is not None:
-            return [{"engine": "", "level": "error", "message": plugin.problem, "hint": None}]
+            return [{"engine": "", "key": "", "level": "error", "message": plugin.problem, "hint": None}]
         engines = [self._engines[engine] for engine in plugin.engines]
         sources = [self._sources[scheme] for scheme in plugin.sources]
         return [
-            {"engine": subject, "level": finding.level, "message": finding.message, "hint": finding.hint}
+            {"engine": subject, **msgspec.to_builtins(finding)}
             for subject, finding in check_plugin(engines, sources)
         ]
 
