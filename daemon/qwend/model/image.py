@@ -179,9 +179,7 @@ def input_files(folder: Path, image: ImageFile, flavour: str) -> dict[str, Path]
         files["compiler-lock"] = folder / chosen.compiler_lock
     if image.build:
         files["build-script"] = folder / image.build.script
-    for name in overlay_files(folder):
-        files[f"overlay/{name}"] = folder / "overlay" / name
-    return files
+    return files | {f"overlay/{name}": path for name, path in overlay_files(folder, flavour).items()}
 
 
 def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, OptionValue]) -> ImageSpec:

@@ -89,6 +89,8 @@ class Flavour(_Table, frozen=True, kw_only=True):
     torch_backend: str | None = None
     """Publisher's index of torch builds (uv's names: cpu, cu126) to try where the user's indexes lack one."""
     env: dict[str, str] = {}
+    overlay: dict[str, str] = {}
+    """As the image's, for files below `overlay-<flavour>/`."""
     options: dict[str, OptionValue] = {}
     """Defaults of build options that differ from the image's."""
     disk_mb: int = 0
@@ -227,18 +229,29 @@ def _missing(folder: Path, where: str, relative: str) -> list[str]:
 
 
 def _overlay_problems(image: ImageFile, folder: Path) -> list[str]:
-    there = overlay_files(folder)
-    listed = image.overlay.keys()
-    found = [f"overlay: overlay/{name} is listed and missing" for name in listed - there]
-    found += [f"overlay: overlay/{name} has no reason in [overlay]" for name in there - listed]
+    found = []
+    for flavour in (None, *image.flavours):
+        listed = (image.flavours[flavour] if flavour else image).overlay.keys()
+        root = overlay_root(folder, flavour)
+        there = _files_below(root).keys()
+        found += [f"overlay: {root.name}/{name} is listed and missing" for name in listed - there]
+        found += [f"overlay: {root.name}/{name} has no reason in image.toml" for name in there - listed]
     return sorted(found)
 
 
-def overlay_files(folder: Path) -> set[str]:
-    """The files of `folder/overlay`, as posix paths below it."""
-    root = folder / "overlay"
+def overlay_root(folder: Path, flavour: str | None = None) -> Path:
+    """Where the overlay of all flavours lies, or that of one."""
+    return folder / (f"overlay-{flavour}" if flavour else "overlay")
+
+
+def overlay_files(folder: Path, flavour: str) -> dict[str, Path]:
+    """What is laid over `flavour`: the path that it gets (posix, as in image.toml) → the file."""
+    return {**_files_below(overlay_root(folder)), **_files_below(overlay_root(folder, flavour))}
+
+
+def _files_below(root: Path) -> dict[str, Path]:
     return {
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
+        path.relative_to(root).as_posix(): path
+        for path in sorted(root.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }

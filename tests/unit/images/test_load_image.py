@@ -96,6 +96,18 @@ def test_what_does_not_change_the_result_does_not_change_the_digest(
     assert load_image(tmp_path, "cpu").digest == before
 
 
+def test_a_flavour_may_have_an_overlay_of_its_own_over_the_images(tmp_path: Path) -> None:
+    before = load_image(full_image(tmp_path), "cpu").digest
+    (tmp_path / "overlay-cpu/site").mkdir(parents=True)
+    (tmp_path / "overlay-cpu/site/x.py").write_text("X = 1\n")
+    with pytest.raises(UsageError, match=r"overlay-cpu/site/x\.py has no reason"):
+        load_image(tmp_path, "cpu")
+    edit(tmp_path / "image.toml", "requires =", "overlay = { 'site/x.py' = 'why' }\nrequires =")
+    assert load_image(tmp_path, "cpu").digest == before  # the same content at the same place
+    (tmp_path / "overlay-cpu/site/x.py").write_text("X = 3\n")
+    assert load_image(tmp_path, "cpu").digest != before
+
+
 def test_an_option_of_the_caller_changes_the_digest(tmp_path: Path) -> None:
     full_image(tmp_path)
     assert load_image(tmp_path, "cpu").digest != load_image(tmp_path, "cpu", {"cpu": "native"}).digest
@@ -115,7 +127,11 @@ def test_an_option_of_the_caller_changes_the_digest(tmp_path: Path) -> None:
         ("c" * 64, "cc", "sha256 of thing is not 64 hexadecimal digits"),
         ('into = "thing"', 'into = "../thing"', "is not a relative path"),
         ("[overlay]", "[overlay]\n'site/y.py' = 'why'", "overlay/site/y.py is listed and missing"),
-        ("'site/x.py'".replace("'", '"') + ' = "needed by the test"', "", "overlay/site/x.py has no reason"),
+        (
+            "'site/x.py'".replace("'", '"') + ' = "needed by the test"',
+            "",
+            "overlay/site/x.py has no reason in image.toml",
+        ),
         (
             'default = "baseline"',
             'default = "fastest"',

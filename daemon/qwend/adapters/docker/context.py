@@ -61,9 +61,9 @@ def lay_out(spec: ImageSpec, folder: Path, find_links: list[str]) -> Context:
         if role.endswith("lock"):
             shutil.copyfile(path, folder / "locks" / role)
     _lay_build(spec, image, folder / "build")
-    for name in overlay_files(source):
+    for name, path in overlay_files(source, spec.flavour).items():
         (folder / "overlay" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / "overlay" / name, folder / "overlay" / name)
+        shutil.copyfile(path, folder / "overlay" / name)
     pins = read_lock(inputs["lock"])
     record = {"name": spec.name, "flavour": spec.flavour, "digest": spec.digest, "options": spec.options}
     (folder / "record" / "qwend-image.json").write_text(json.dumps(record, sort_keys=True))

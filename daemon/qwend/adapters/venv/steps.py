@@ -272,12 +272,12 @@ class Construction:
     def _lay_overlay(self) -> list[str]:
         """Copy the overlay over the result; the paths below the prefix that it wrote."""
         written = []
-        for name in sorted(overlay_files(self.folder)):
+        for name, path in sorted(overlay_files(self.folder, self.spec.flavour).items()):
             top, _, below = name.partition("/")
             target = site_packages(self.prefix) / below if top == "site" and below else self.prefix / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)  # never write through a hard link into uv's cache
-            shutil.copyfile(self.folder / "overlay" / name, target)
+            shutil.copyfile(path, target)
             target.chmod(0o755 if top == "bin" else 0o644)
             written.append(str(target.relative_to(self.prefix)))
         return written
