@@ -220,6 +220,15 @@ def test_a_pin_cannot_write_outside_its_folder(path: str, fetch: Driver, repo: R
     assert (error["kind"], "may not be written" in error["message"]) == ("bad-reference", True)
 
 
+def test_what_cannot_fit_is_refused_before_a_byte_is_fetched(
+    fetch: Driver, repo: Repo, server: HubServer, tmp_path: Path
+) -> None:
+    error = fetch("--pin", write_pin(tmp_path, "hf", size=10**18)).error
+    assert error["kind"] == "no-space"
+    assert error["message"].startswith(f"{tmp_path / 'partial'}: 1000000000.0 GB are needed, ")
+    assert server.answers == []
+
+
 def test_a_full_disk_is_named_and_keeps_what_came(fetch: Driver, repo: Repo, tmp_path: Path) -> None:
     """Stands for a full volume: the shell's limit on a file's size gives the same kind of failure."""
     argv = fetch.argv

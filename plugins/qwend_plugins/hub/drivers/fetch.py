@@ -225,10 +225,20 @@ class Fetcher:
             )
         return False
 
+    def _check_room(self, files: list[Wanted]) -> None:
+        """Refuse what cannot fit, before a byte is fetched."""
+        have = sum(path.stat().st_size for path in self.partial.glob("*.part"))
+        need = sum(file.size or 0 for file in files if not (self.out / file.path).exists()) - have
+        free = shutil.disk_usage(self.partial).free
+        if need > free:
+            said = f"{self.partial}: {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+            raise HubError("no-space", said, "make room on that volume")
+
     def fetch_all(self, files: list[Wanted], jobs: int, url: str | None = None) -> None:
         """Fetch several at once; the first failure stops the others, and their parts stay."""
         sizes = [file.size for file in files]
         self.progress = Progress(None if None in sizes else sum(size or 0 for size in sizes))
+        self._check_room(files)
         failures: list[HubError] = []
 
         def one(wanted: Wanted) -> None:

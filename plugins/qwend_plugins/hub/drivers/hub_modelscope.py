@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+os.environ.setdefault("HOME", tempfile.gettempdir())  # the library asks for one when it is imported
 # The library's own defaults try for minutes; a plan wants an answer, and a fetch retries by itself.
 os.environ.setdefault("MODELSCOPE_API_MAX_RETRIES", "1")
 os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
