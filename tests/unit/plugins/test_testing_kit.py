@@ -40,6 +40,9 @@ from qwend.plugin.samples import NoSample, view, views
 from qwend.plugin.testing import check_engine, check_source
 
 
+WRONG: Any = {"neither": "text", "nor": "number"}
+
+
 def engine(**changes: Any) -> Any:
     """A convert engine with other attributes or methods."""
     return type("Odd", (toys.Convert,), {"name": "odd/one", **changes})()
@@ -118,8 +121,8 @@ def raising(error: BaseException) -> Any:
         (engine(params=Unsampled), "no value for word can be made up: give it a default or examples"),
         (engine(product=lambda *_: None), "product: a job has to say what it makes"),
         (engine(product=lambda *_: Product("model/onnx")), "model/onnx is no known artifact type"),
-        (engine(product=lambda *_: Product("report", Facts(bytes="7"))), "product gives what does not serialise"),
-        (engine(check=lambda *_: [Finding("x", level="doubt")]), "check gives what does not serialise"),
+        (engine(product=lambda *_: Product("report", Facts(bytes=WRONG))), "product gives what does not serialise"),
+        (engine(check=lambda *_: [Finding("x", level=WRONG)]), "check gives what does not serialise"),
         (engine(image=lambda *_: "image"), "image gives what does not serialise"),
         (engine(check=lambda *_: (_ for _ in ()).throw(UsageError("no"))), "it should give a Finding"),
         (launches(argv=()), "launch: there is no command"),
@@ -217,7 +220,7 @@ def shop(**changes: Any) -> Any:
             "its pin has no identity",
         ),
         (
-            shop(resolve=lambda *_: Resolution(pin=Pin("shop:a/b", 7, "model/gguf"))),
+            shop(resolve=lambda *_: Resolution(pin=Pin("shop:a/b", WRONG, "model/gguf"))),
             "gives what does not serialise",
         ),
     ],
