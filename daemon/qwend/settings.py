@@ -16,7 +16,7 @@
     proxy = "http://proxy.example:3128"
     timeout = 30                        # seconds
     no_index = false
-    python_downloads = false            # may uv fetch a Python where none fits?
+    python_downloads = true             # may uv fetch a Python where none fits?
     base = "registry.example/debian:bookworm-slim"
     base_id = "sha256:…"                # of a local base, checked before a build
 
@@ -68,7 +68,7 @@ class Images(msgspec.Struct, frozen=True):
     proxy: str | None = None
     timeout: int | None = None
     no_index: bool = False
-    python_downloads: bool = False
+    python_downloads: bool = True
     base: str | None = None
     base_id: str | None = None
 

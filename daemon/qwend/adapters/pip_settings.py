@@ -52,7 +52,7 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: int | None = None
     """Seconds."""
     no_index: bool = False
-    python_downloads: bool = False
+    python_downloads: bool = True
     """Whether uv may fetch an interpreter where none on this machine fits."""
     origin: dict[str, Origin] = {}
     """Who set each of the above (of the merged result)."""

@@ -133,10 +133,10 @@ def test_names_of_indexes_in_uvs_environment_are_dropped(machine: Machine) -> No
 
 
 def test_qwend_toml_comes_first(machine: Machine) -> None:
-    own = IndexSettings(index="https://own", find_links=["/own"], python_downloads=True)
+    own = IndexSettings(index="https://own", find_links=["/own"], python_downloads=False)
     settings = machine.settings(own, UV_DEFAULT_INDEX="https://uv", PIP_FIND_LINKS="/pip", PIP_CERT="/c.pem")
     assert (settings.index, settings.find_links, settings.ca) == ("https://own", ["/own"], "/c.pem")
-    assert settings.python_downloads
+    assert not settings.python_downloads
     assert settings.origin == {"index": "qwend", "find_links": "qwend", "ca": "pip"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -32,6 +33,9 @@ UV_MISMATCH = """error: Failed to download `idna==3.20`
          Computed:
            sha256:ab7a
 """
+UV_NO_PYTHON = """error: Request failed after 3 retries in 10.8s
+  cause: Failed to download `https://host/2026/cpython-3.15.2%2B2026-x86_64-unknown-linux-gnu.tar.gz`
+  cause: error sending request for url (https://host/2026/cpython-3.15.2.tar.gz)"""
 PIP_MISMATCH = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated ...
     foo==1.0 from https://x/foo-1.0.tar.gz (from -r source.txt (line 1)):
         Expected sha256 1111
@@ -70,6 +74,13 @@ PIP_MISMATCH = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIRE
             "bad-lock",
             "idna",
         ),
+        (
+            UV_NO_PYTHON,
+            UsageError,
+            "no-python",
+            "no Python 3.15 on this machine, and it could not be fetched",
+        ),
+        ("error: No interpreter found for Python 3.15 in", UsageError, "no-python", "forbid it to fetch one"),
         ("error: something new", StepFailed, "install-failed", "something new"),
         ("", StepFailed, "install-failed", "it said nothing"),
     ],
@@ -207,11 +218,30 @@ def test_an_archive_cut_short_or_without_the_members_is_refused(tmp_path: Path) 
         unpack(whole, source("src"), tmp_path / "out")
 
 
-def test_no_python_in_range_says_what_to_set(tmp_path: Path) -> None:
-    nothing = tmp_path / "uv"
-    nothing.write_text("#!/bin/sh\nexit 2\n")
-    nothing.chmod(0o755)
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_no_python_in_range_is_left_to_uv_or_said(tmp_path: Path) -> None:
+    uv = str(program(tmp_path / "uv", "exit 2"))
+    env = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    assert choose_python(">=3.2,<3.4", uv=uv, env=env, downloads=True) == "3.3"
     with pytest.raises(UsageError, match=r"no Python 3\.2 or 3\.3 on this machine") as caught:
-        choose_python(">=3.2,<3.4", uv=str(nothing), env={}, downloads=False)
-    assert "python_downloads" in (caught.value.hint or "")
-    assert choose_python(">=3.2,<3.4", uv=str(nothing), env={}, downloads=True) == "3.3"
+        choose_python(">=3.2,<3.4", uv=uv, env=env, downloads=False)
+    assert caught.value.hint == "install Python 3.2 or 3.3 so that it is on PATH"
+
+
+def test_a_shim_that_leads_nowhere_is_passed_over_for_the_interpreter_behind_it(tmp_path: Path) -> None:
+    uv = str(program(tmp_path / "uv", "exit 2"))
+    program(tmp_path / "shims/python3.3", "echo 'pyenv: python3.3: command not found' >&2; exit 127")
+    whole = program(tmp_path / ".pyenv/versions/3.3.7/bin/python3.3", "echo 3.3")
+    env = {"PATH": str(tmp_path / "shims"), "HOME": str(tmp_path)}
+    assert choose_python(">=3.2,<3.4", uv=uv, env=env, downloads=False) == str(whole)
+
+
+def test_the_interpreter_that_runs_qwend_comes_first(tmp_path: Path) -> None:
+    chosen = Path(choose_python(">=3.11,<3.30", uv="/nowhere", env={}, downloads=False))
+    assert chosen.parent == Path(sys.base_prefix) / "bin"

@@ -7,13 +7,14 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from qwend.errors import UsageError
 from qwend.model.image import ImageSpec
 from qwend.model.image_file import python_minors
 
+_ASK_S = 10.0
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -38,38 +39,61 @@ def check_platform(spec: ImageSpec, here: str | None = None) -> None:
 def choose_python(given: str, *, uv: str, env: Mapping[str, str], downloads: bool) -> str:
     """The path of an interpreter in the range `given` (`>=3.11,<3.14`), or a minor that uv may fetch.
 
-    The one that runs qwend comes first, then what uv finds on PATH and in its own folder; UsageError says
-    what to install where there is none. Takes about 50 ms when it has to search.
+    The one that runs qwend comes first, then `python3.X` on PATH and below pyenv's folder, then what uv
+    finds in its own. UsageError says what to do where there is none. Blocking: some 50 ms per candidate.
     """
     minors = python_minors(given)
     own = f"3.{sys.version_info.minor}"
     if own in minors and (found := _own_interpreter(own)):
         return found
     for minor in minors:
-        done = subprocess.run(
-            [uv, "python", "find", "--no-python-downloads", "--no-project", "--system", minor],
-            env=dict(env),
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        for candidate in _candidates(minor, env):
+            if _answers(candidate, minor):
+                return str(candidate)
+        find = [uv, "python", "find", "--no-python-downloads", "--no-project", "--managed-python", minor]
+        done = subprocess.run(find, env=dict(env), cwd="/", capture_output=True, text=True, check=False)
         if done.returncode == 0 and done.stdout.strip():
             return done.stdout.strip()
     if downloads:
         return minors[-1]
-    raise UsageError(
-        f"no Python {' or '.join(minors)} on this machine",
+    raise no_python(" or ".join(minors), "uv may not fetch one ([images] python_downloads)")
+
+
+def no_python(versions: str, why: str) -> UsageError:
+    """No interpreter of `versions` is here, and `why` none was fetched."""
+    return UsageError(
+        f"no Python {versions} on this machine, and {why}",
         code="no-python",
-        hint="install one, or let uv fetch it: [images] python_downloads = true in qwend.toml",
+        hint=f"install Python {versions} so that it is on PATH",
     )
+
+
+def _candidates(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
+    for folder in env.get("PATH", os.defpath).split(os.pathsep):
+        path = Path(folder) / f"python{minor}"
+        if folder and os.access(path, os.X_OK):
+            yield path
+    pyenv = Path(env.get("PYENV_ROOT") or Path(env.get("HOME", "/")) / ".pyenv")
+    yield from sorted(pyenv.glob(f"versions/{minor}.*/bin/python{minor}"), reverse=True)
+
+
+def _answers(path: Path, minor: str) -> bool:
+    """Whether it is a whole interpreter of that minor: a version manager's shim may lead nowhere."""
+    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [path, "-I", "-c", ask], capture_output=True, text=True, timeout=_ASK_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and done.stdout.strip() == minor
 
 
 def _own_interpreter(minor: str) -> str | None:
     """The interpreter that this environment was made from, not the environment's link to it."""
     for name in (f"python{minor}", "python3", "python"):
         path = Path(sys.base_prefix) / "bin" / name
-        if path.is_file() and os.access(path, os.X_OK):
+        if os.access(path, os.X_OK):
             return str(path)
     return None
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from qwend.adapters.venv.pythons import no_python
 from qwend.errors import OutOfResource, QwendError, StepFailed, Unreachable, UsageError
 
 _SETTINGS = "[images] of qwend.toml, pip's or uv's own settings"
@@ -20,7 +21,7 @@ def redacted(text: str) -> str:
 def package_trouble(output: str, *, note: str = "", folder: Path) -> QwendError:
     """The error behind a failed `uv pip sync`, `uv venv` or `pip download`; `folder` is where it wrote."""
     output = redacted(re.sub(r"\x1b\[[0-9;]*m", "", output))
-    for find in (_disk, _mismatch, _missing, _network, _unhashed):
+    for find in (_disk, _mismatch, _missing, _python, _network, _unhashed):
         if error := find(output, note, folder):
             return error
     return StepFailed(f"packages could not be installed: {_last(output)}", code="install-failed")
@@ -97,6 +98,14 @@ def _missing(output: str, note: str, folder: Path) -> QwendError | None:
         hint=f"{note + ' ' if note else ''}Name an index or a folder that has it in {_SETTINGS} "
         "(extra_index, find_links)",
     )
+
+
+def _python(output: str, note: str, folder: Path) -> QwendError | None:
+    never = re.search(r"No interpreter found for Python (\S+)", output)
+    fetched = re.search(r"Failed to download `\S*/cpython-(\d+\.\d+)", output)
+    if never:
+        return no_python(never[1], "uv's own settings forbid it to fetch one")
+    return no_python(fetched[1], "it could not be fetched") if fetched else None
 
 
 def _network(output: str, note: str, folder: Path) -> QwendError | None:
