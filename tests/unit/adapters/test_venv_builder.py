@@ -282,6 +282,27 @@ async def test_only_locked_images_have_environments(bench: Bench, image: Upstrea
         await bench.builder().realise(image, bench.events.append)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+async def test_a_full_disk_is_said_and_what_was_half_made_is_gone(bench: Bench) -> None:
+    spec = bench.image(build='cp "$0" "$PREFIX/big"\ncat "$0" >/dev/full\n')
+    with pytest.raises(OutOfResource, match="is full") as caught:
+        await bench.realise(spec)
+    assert caught.value.code == "disk-full"
+    assert str(bench.home) in str(caught.value)
+    assert bench.builder().unfinished() == []
+
+
+async def test_an_environment_that_was_moved_is_built_again(bench: Bench) -> None:
+    """Its programs name the old place."""
+    spec = bench.image()
+    await bench.realise(spec)
+    bench.home.rename(bench.tmp / "elsewhere")
+    bench.home = bench.tmp / "elsewhere"
+    assert await bench.builder().find(spec) is None
+    prefix = await bench.realise(spec)
+    assert str(prefix).startswith(str(bench.home))
+
+
 async def test_an_environment_whose_interpreter_is_gone_is_built_again(bench: Bench) -> None:
     spec = bench.image()
     prefix = await bench.realise(spec)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -32,7 +33,7 @@ from qwend.adapters.venv.record import Record, apparent_size, differences, read_
 from qwend.adapters.venv.steps import Construction
 from qwend.adapters.venv.trouble import no_space
 from qwend.effects import OnProgress, Progress, Realised
-from qwend.errors import QwendError, UsageError
+from qwend.errors import OutOfResource, QwendError, UsageError
 from qwend.model.image import Image, ImageSpec, load_image
 
 _SPARE = 1.1
@@ -76,7 +77,17 @@ class VenvBuilder:
         async with self._lock(spec.key, progress) as held:
             if found := await self.find(spec):
                 return found
-            return await self._build(spec, held, progress)
+            try:
+                return await self._build(spec, held, progress)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise QwendError(f"cannot build in {self.root}: {error}", code="build-failed") from error
+                await asyncio.to_thread(self._remove, spec.key)
+                raise no_space(self.root, needed=0) from error
+            except OutOfResource as error:
+                if error.code == "disk-full":  # what is half made helps nobody, and its space does
+                    await asyncio.to_thread(self._remove, spec.key)
+                raise
 
     async def verify(self, image: Image) -> list[str]:
         """How the environment differs from its lock, one sentence each; empty: not at all."""
@@ -134,7 +145,7 @@ class VenvBuilder:
         construction = Construction(
             spec=spec,
             root=self.root,
-            uv=uv_package.find_uv_bin(),
+            uv=_find_uv(),
             settings=settings,
             environ=self._environ,
             jobs=self._jobs,
@@ -177,6 +188,13 @@ class VenvBuilder:
         for folder in (self.root, self.root / ".locks", self.root / ".work", self.root / ".logs"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.root / ".locks" / key
+
+
+def _find_uv() -> str:
+    try:
+        return os.fspath(uv_package.find_uv_bin())
+    except FileNotFoundError:
+        raise UsageError("uv's program is not installed", hint="pip install --force-reinstall uv") from None
 
 
 def _usable_cpus() -> int:

@@ -43,6 +43,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     seconds: float
     created: float
+    location: str = ""
+    """Where it was built: its programs name this path, so a copy or a moved one is not the environment."""
     index: str | None = None
     """The index that was asked, if the user set one (without credentials)."""
 
@@ -64,10 +66,12 @@ def write_record(prefix: Path, record: Record) -> None:
 
 
 def read_record(prefix: Path) -> Record | None:
-    """The record of a finished environment; None where it is unfinished or its interpreter is gone."""
+    """The record of a finished environment; None where it is unfinished, moved, or without its interpreter."""
     try:
         record = msgspec.json.decode((prefix / FILE_NAME).read_bytes(), type=Record)
     except (OSError, msgspec.MsgspecError):
+        return None
+    if record.location and record.location != os.path.realpath(prefix):
         return None
     return record if (prefix / "bin" / "python").exists() else None
 

@@ -108,6 +108,7 @@ class Construction:
             size=0,
             seconds=0.0,
             created=0.0,
+            location=await asyncio.to_thread(os.path.realpath, self.prefix),
             index=redacted(self.settings.index) if self.settings.index else None,
         )
 
