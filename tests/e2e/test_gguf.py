@@ -1,4 +1,4 @@
-"""The real chain of recipes/gguf.yaml on the smoke model: made, converted, quantised, served, changed, crashed, stopped.
+"""recipes/gguf.yaml end to end on the smoke model: made, converted, quantised, served, changed, crashed, stopped.
 
 One story, since each chapter needs what the one before it made; llama.cpp is compiled once for all of them.
 """
