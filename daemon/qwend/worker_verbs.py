@@ -70,17 +70,11 @@ class Verbs:
         wanted = tuple(self._wanted(source, request, errors) for source in sources)
         if errors:
             raise _all(errors)
-        locals_ = [
-            item.resolution.local
-            for source in wanted
-            for item in source.candidates
-            if item.resolution is not None and item.resolution.local is not None
-        ]
         return LoadReply(
             recipe=loaded.recipe.name,
             sources=wanted,
             warnings=self._left_out(),
-            stamps=_stamps(locals_),
+            stamps=_stamps(dict.fromkeys(path for source in wanted for path in _read_from(source))),
         )
 
     def compile(self, payload: bytes) -> CompileReply:
@@ -223,6 +217,15 @@ def _all(errors: list[QwendError]) -> QwendError:
         return errors[0]
     kind = UsageError if any(isinstance(error, UsageError) for error in errors) else QwendError
     return kind(f"{len(errors)} references cannot be used", code="bad-recipe", details=tuple(errors))
+
+
+def _read_from(source: Wanted) -> Iterable[str]:
+    """What lies on this machine and a source's resolutions depend on: files, and the folders of images."""
+    for resolution in (item.resolution for item in source.candidates if item.resolution is not None):
+        if resolution.local is not None:
+            yield resolution.local
+        if resolution.question is not None and isinstance(resolution.question.image, ImageSpec):
+            yield resolution.question.image.folder
 
 
 def _stamps(roots: Iterable[str]) -> tuple[Stamp, ...]:

@@ -39,7 +39,6 @@ from qwend.plugin.purity import watched
 from qwend.plugin.samples import NoSample, view, views
 from qwend.plugin.testing import check_engine, check_source
 
-
 WRONG: Any = {"neither": "text", "nor": "number"}
 
 
