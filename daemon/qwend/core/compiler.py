@@ -63,6 +63,11 @@ def compile_recipe(
     if terms.runtime not in (None, "auto", *terms.runtimes):
         refusal = placement.absent(str(terms.runtime), terms.runtimes)
         raise UsageError(refusal.message, code="no-place", hint=refusal.hint)
+    if terms.device not in (None, "auto"):
+        uses = {loaded.recipe.steps[variant.step].uses for variant in selection.variants}
+        refused = placement.refuse_device(str(terms.device), terms.host, (engines[n].flavours for n in uses))
+        if refused is not None:
+            raise refused
     compiler = _Compiler(loaded, pins, engines, sources, terms)
     for source in sought:
         compiler.attempt(source.name, partial(compiler.source, source))

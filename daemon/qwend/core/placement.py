@@ -6,6 +6,7 @@ build for cards, anything that keeps the two apart is an error that says how to 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from qwend.core.selection import family
@@ -55,6 +56,27 @@ def flavour(
         have = listing(sorted({family(name) for name in flavours}))
         raise Refusal("device", f"{engine} has no {wanted} build", f"it has {have}")
     return _asked(engine, flavours, wanted, step, host)
+
+
+def lacks(host: Host, device: str) -> Refusal | None:
+    """What to say where a machine has no such device."""
+    if device == "cuda" and not host.gpus:
+        hint = "qwend doctor says what was looked for; device cpu runs it on the CPU"
+        return Refusal("device", "this machine has no NVIDIA card that answers", hint)
+    if device == "apple" and "apple" not in host.flavours():
+        return Refusal("device", "this machine is no Mac with Apple silicon", "device cpu runs it here")
+    return None
+
+
+def refuse_device(device: str, host: Host, flavours: Iterable[Iterable[str]]) -> UsageError | None:
+    """Why a device that was asked for the whole run (`--device`) cannot be had; `flavours` are those of the engines
+    of its steps. Single steps without a build for it run elsewhere and say so, but not all of them."""
+    lacking = lacks(host, device)
+    if lacking is not None:
+        return UsageError(lacking.message, code="no-place", hint=lacking.hint)
+    if any(family(name) == device for names in flavours for name in names):
+        return None
+    return UsageError(f"no step has a {device} build", code="no-place", hint="leave the device out")
 
 
 def _asked(engine: str, flavours: tuple[str, ...], wanted: str, step: Step, host: Host) -> tuple[str, str]:

@@ -38,8 +38,11 @@ def test_the_best_flavour_is_taken_and_explained(text: str, like: str, expected:
 def test_cuda_without_a_card_is_an_error_and_never_the_cpu() -> None:
     (line,) = complaints(SERVE.replace("from: m}", "from: m, device: cuda}"))
     assert line.startswith("recipe.yaml:4:41: steps.s.device: this machine has no NVIDIA card that answers")
-    (line,) = complaints(SERVE, device="cuda")
-    assert "this machine has no NVIDIA card" in line
+    for text in (SERVE, QUANT):
+        (line,) = complaints(text, device="cuda")
+        assert line.startswith("this machine has no NVIDIA card that answers")
+    (line,) = complaints(SERVE, device="apple")
+    assert line.startswith("this machine is no Mac with Apple silicon")
 
 
 def test_a_driver_that_is_too_old_names_both_versions() -> None:
@@ -73,7 +76,10 @@ def test_the_users_word_for_the_run_comes_before_the_recipe() -> None:
 
 
 def test_a_device_for_the_run_leaves_alone_what_has_no_build_for_it() -> None:
-    assert chosen(QUANT, host("cuda"), device="cuda").startswith("cpu: toy/quantize has no cuda build")
+    both = QUANT + "  t: {uses: toy/serve, from: s}\n"
+    assert chosen(both, host("cuda"), device="cuda").startswith("cpu: toy/quantize has no cuda build")
+    (line,) = complaints(QUANT, host=host("cuda"), device="cuda")
+    assert line == "no step has a cuda build (leave the device out)"
     (line,) = complaints(QUANT.replace("from: m,", "from: m, device: cuda,"), host=host("cuda"))
     assert "steps.s.device: toy/quantize has no cuda build (it has cpu)" in line
 
