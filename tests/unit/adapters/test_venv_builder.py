@@ -292,6 +292,23 @@ async def test_a_full_disk_is_said_and_what_was_half_made_is_gone(bench: Bench) 
     assert bench.builder().unfinished() == []
 
 
+async def test_homes_that_share_an_images_folder_by_a_link_share_its_environments(bench: Bench) -> None:
+    shared = bench.tmp / "shared"
+    shared.mkdir()
+    bench.home.mkdir()
+    (bench.home / "images").symlink_to(shared)
+    spec = bench.image(
+        build='printf "#!%s\\n" "$PREFIX/bin/python" >"$PREFIX/bin/x"; chmod +x "$PREFIX/bin/x"\n'
+    )
+    first = await bench.realise(spec)
+    bench.home = bench.tmp / "other"
+    bench.home.mkdir()
+    (bench.home / "images").symlink_to(shared)
+    assert await bench.realise(spec) == first
+    (bench.tmp / "home/images").unlink()
+    assert await _output(first / "bin/x") == ""  # names the folder, not the link that is gone
+
+
 async def test_an_environment_that_was_moved_is_built_again(bench: Bench) -> None:
     """Its programs name the old place."""
     spec = bench.image()
@@ -374,10 +391,10 @@ read -r _ <"{go}"
     with pytest.raises(QwendError, match="is being built"):
         await bench.builder().remove(spec.key)  # the script lives on and has the lock
     next_one = asyncio.create_task(bench.builder().realise(spec, bench.events.append))
-    descriptor = os.open(go, os.O_WRONLY | os.O_NONBLOCK)  # the script waits at the other end
-    os.write(descriptor, b"go\n")
-    os.close(descriptor)
+    starter = os.open(go, os.O_RDWR | os.O_NONBLOCK)  # holds the word until the script reads it
+    os.write(starter, b"go\n")
     realised = await next_one
+    os.close(starter)
     assert runs.read_text() == "begun\nresumed\n"  # in the folder that the first one left
     assert await bench.builder().verify(spec) == []
     assert realised.kind == "venv"

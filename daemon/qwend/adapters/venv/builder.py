@@ -52,7 +52,8 @@ class VenvBuilder:
         jobs: int | None = None,
     ) -> None:
         """`settings` is `[images]` of qwend.toml; `jobs` how many compilers may run (default: all CPUs)."""
-        self.root = home.absolute() / "images"
+        # Programs in an environment name its path, so a link in the middle of it must not be part of it.
+        self.root = (home / "images").resolve()
         self._own = settings or IndexSettings()
         self._environ = dict(os.environ if environ is None else environ)
         self._jobs = jobs or _usable_cpus()
