@@ -86,3 +86,11 @@ def test_the_format_page_names_every_key_and_no_other() -> None:
     headings = {"flavours", "sources", "system"}  # and "build" and "overlay", which are also keys of a table
     assert set(re.findall(r"`([a-z0-9_]+)`", firsts)) == keys - headings
     assert set(re.findall(r"\[([a-z]+)[].]", firsts)) == headings | {"build", "overlay"}
+
+
+def test_the_format_page_lists_every_image_with_its_flavours() -> None:
+    page = (IMAGES / "README.md").read_text()
+    for folder in FOLDERS:
+        image = read_image_file(folder)
+        flavours = ", ".join(f"`{name}`" for name in image.flavours)
+        assert f"| `{image.name}` | {flavours} | {image.summary} |" in page
