@@ -43,6 +43,8 @@ from qwend.worker_client import WorkerClient
 
 log = logging.getLogger("qwend.daemon")
 
+_DOCKER_S = 10.0
+
 
 def main() -> int:
     """Serves until SIGTERM, SIGINT or a stop over the API; services live on. Exit code 0, or that of the error."""
@@ -100,6 +102,8 @@ async def _daemon(home: str) -> None:
     worker = WorkerClient()
     images = ImageKeeper(venvs, builders, host)
 
+    docker = DockerRoom(world, reconciler, images, chosen, hub_env)
+
     def ready_runtimes(seen: Host) -> tuple[str, ...]:
         return tuple(name for name in runtimes if name != "docker" or seen.docker is not None)
 
@@ -114,19 +118,24 @@ async def _daemon(home: str) -> None:
     rooms = Rooms(reconciler, planning, store, images, state, state, worker, Diagnosis(world), stopping)
     control = DaemonControl(rooms)
     counts = await reconciler.recover()
+    await docker.look()
     resumed = await control.running.resume()
     log.info("qwend %s serves %s: %s, %d runs resumed", __version__, home, counts, resumed)
     path = Path(paths.socket(home))
     make_private(str(path.parent))
     sock = listen(path)
     gc.freeze()
-    observing = asyncio.create_task(_tell_plugins(world, worker), name="observers")
+    beside = [
+        asyncio.create_task(_tell_plugins(world, worker), name="observers"),
+        asyncio.create_task(docker.watch(), name="docker"),
+    ]
     try:
         await serve(application(control), sock, stopping)
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
-        observing.cancel()
+        for task in beside:
+            task.cancel()
         await reconciler.close()
         await world.desk.close()
         for runtime in runtimes.values():
@@ -135,6 +144,55 @@ async def _daemon(home: str) -> None:
         await store.close()
         await state.close()
         log.info("the daemon ended; services live on")
+
+
+class DockerRoom:
+    """Takes up Docker Engine when it answers, now or later; where there is none its code is not even loaded."""
+
+    def __init__(
+        self,
+        world: World,
+        reconciler: Reconciler,
+        images: ImageKeeper,
+        chosen: settings.Settings,
+        hub_env: dict[str, str],
+    ) -> None:
+        self._world = world
+        self._reconciler = reconciler
+        self._images = images
+        self._chosen = chosen
+        self._hub_env = hub_env
+
+    async def watch(self) -> None:
+        """Returns once the engine is taken up."""
+        while "docker" not in self._world.runtimes:
+            await asyncio.sleep(_DOCKER_S)
+            await self.look()
+
+    async def look(self) -> None:
+        host = await self._world.machine.observe()
+        if host.docker is None:
+            return
+        from qwend.adapters.docker.build import Base, DockerBuilder
+        from qwend.adapters.docker.connection import Connection
+        from qwend.adapters.docker.keeper import EngineImages
+        from qwend.adapters.docker.runtime import DockerRuntime
+
+        own, connection = self._chosen.images, Connection()
+        runtime = DockerRuntime(self._world.instance, connection, settings_env=self._hub_env, ca=own.ca)
+        base = Base(own.base, own.base_id)
+        builder = DockerBuilder(Path(self._world.home), connection, _index_settings(own), base)
+        self._world.runtimes["docker"] = runtime
+        self._world.builders["docker"] = builder
+        try:
+            counts = await self._reconciler.attach("docker")
+        except QwendError as error:
+            log.warning("Docker Engine %s cannot be used: %s", host.docker, error)
+            del self._world.runtimes["docker"], self._world.builders["docker"]
+            await runtime.close()
+            return
+        self._images.oci = EngineImages(builder)
+        log.info("Docker Engine %s: %s", host.docker, counts)
 
 
 async def _tell_plugins(world: World, worker: WorkerClient) -> None:

@@ -53,7 +53,14 @@ class Mailbox:
         self.producers = dict(producers)
         if not self.row.alive:
             self.row = msgspec.structs.replace(
-                self.row, run=run, fingerprint=compiled.fingerprint, engine=compiled.engine, proven=False
+                self.row,
+                run=run,
+                fingerprint=compiled.fingerprint,
+                engine=compiled.engine,
+                runtime=compiled.runtime,
+                image=compiled.image.name if compiled.image else "",
+                host=compiled.policy.host,
+                proven=False,
             )
 
     async def cached(self, digest: str) -> None:

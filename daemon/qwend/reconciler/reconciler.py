@@ -70,10 +70,7 @@ class Reconciler:
             stored = self.world.state.rows("step").get(key)
             row = msgspec.convert(stored, Step) if stored else None
             if row is None or row.kind != _kind(step):
-                row = Step(
-                    key, compiled.recipe, step.name, _kind(step), step.engine, step.fingerprint, run,
-                    runtime=step.runtime, image=step.image.name if step.image else "",
-                )  # fmt: skip
+                row = Step(key, compiled.recipe, step.name, _kind(step), step.engine, step.fingerprint, run)
             box = self.boxes[key] = Mailbox(row, step, self.producers(compiled, step), self.world)
         return box
 
@@ -193,21 +190,30 @@ class Reconciler:
     async def recover(self) -> dict[str, int]:
         """Adopts what lives, ends what nobody knows, and goes on where the last daemon was cut off.
 
-        Returns counts: adopted, ended, restarted.
+        Returns counts: adopted, ended, strays.
         """
         counts = {"adopted": 0, "ended": 0, "strays": 0}
-        rows = {
-            row.key: row for row in self.rows() if row.alive or row.state in {"pending", "waiting", "backoff"}
-        }
-        for name, runtime in self.world.runtimes.items():
-            living = await runtime.living()
-            ended = {exit.marker: exit for exit in await runtime.backlog()}
-            mine = {key: row for key, row in rows.items() if (row.runtime or "native") == name}
-            known = await self._adopt(mine, living, ended, counts)
-            for marker in living.keys() - known:
-                counts["strays"] += 1
-                await runtime.stop(living[marker], 2.0)
-            self._listeners.append(asyncio.create_task(self._listen(runtime), name=f"exits of {name}"))
+        for name in list(self.world.runtimes):
+            for what, count in (await self.attach(name)).items():
+                counts[what] += count
+        return counts
+
+    async def attach(self, name: str) -> dict[str, int]:
+        """Takes up a runtime: what lives in it is adopted. Called once for each, when it answers.
+
+        Until then, rows of a runtime that is away stay as they are.
+        """
+        runtime = self.world.runtimes[name]
+        counts = {"adopted": 0, "ended": 0, "strays": 0}
+        rows = {row.key: row for row in self.rows() if row.alive or row.state in {"waiting", "backoff"}}
+        living = await runtime.living()
+        ended = {exit.marker: exit for exit in await runtime.backlog()}
+        mine = {key: row for key, row in rows.items() if (row.runtime or "native") == name}
+        known = await self._adopt(mine, living, ended, counts)
+        for marker in living.keys() - known:
+            counts["strays"] += 1
+            await runtime.stop(living[marker], 2.0)
+        self._listeners.append(asyncio.create_task(self._listen(runtime), name=f"exits of {name}"))
         return counts
 
     async def _adopt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -63,8 +63,8 @@ class World:
 
     instance: str
     home: str
-    runtimes: Mapping[str, Runtime]
-    builders: Mapping[str, Builder]
+    runtimes: dict[str, Runtime]
+    builders: dict[str, Builder]
     store: Store
     state: State
     prober: Prober

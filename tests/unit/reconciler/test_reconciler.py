@@ -306,3 +306,25 @@ async def test_what_nobody_knows_is_ended_at_the_next_start(house: House, tmp_pa
     assert ("stop", "r/gone") in fresh.runtime.calls and len(fresh.runtime.running) == 1
     await fresh.reconciler.close()
     await fresh.world.desk.close()
+
+
+async def test_a_step_that_moved_to_another_runtime_is_adopted_there(house: House, tmp_path: Path) -> None:
+    docker = FakeRuntime()
+    house.world.runtimes["docker"] = docker
+    house.world.builders["docker"] = house.world.builders["native"]
+    await house.ready(recipe(service("chat")))
+    moved = msgspec.structs.replace(service("chat", fingerprint="fp-moved"), runtime="docker")
+    await house.ready(recipe(moved))
+    assert [key for verb, key in docker.calls if verb == "start"] == ["r/chat"]
+    await house.reconciler.close()
+    await house.world.desk.close()
+    later = world(str(tmp_path), crash=house.world)
+    later.runtimes["docker"] = FakeRuntime(docker)
+    later.builders["docker"] = later.builders["native"]
+    fresh = House(later)
+    await fresh.reconciler.recover()
+    await settle()
+    assert fresh.state("chat") == "ready"
+    assert len(docker.running) == 1
+    await fresh.reconciler.close()
+    await fresh.world.desk.close()
