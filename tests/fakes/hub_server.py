@@ -30,6 +30,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+STEP = 16_384
 LARGE = (".safetensors", ".gguf", ".parquet", ".bin")  # kept in Git LFS, as on the real hubs
 
 
@@ -55,7 +56,7 @@ class Repo:
         return (self.branch, "master", self.commit)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answer:
     """What one request got: `sent` counts the body's bytes; `authorised` tells whether it carried a token."""
 
@@ -63,8 +64,8 @@ class Answer:
     path: str
     status: int
     range: str | None
-    sent: int
     authorised: bool
+    sent: int = 0
 
 
 def sha256(data: bytes) -> str:
@@ -275,22 +276,22 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, headers: dict[str, str], body: bytes, cut: int | None, rate: float | None
     ) -> None:
-        sent = 0
+        # Logged before the bytes go out: whoever has read them all finds them counted.
+        answer = Answer(
+            self.command, self.path, status, self.headers.get("Range"), "Authorization" in self.headers
+        )
+        self.hub.answers.append(answer)
+        whole = body[:cut] if cut is not None else body
         with contextlib.suppress(OSError):  # the client may go away at any byte
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            whole = body[:cut] if cut is not None else body
-            step = 16_384
-            while self.command != "HEAD" and sent < len(whole):
-                self.wfile.write(whole[sent : sent + step])
-                sent += min(step, len(whole) - sent)
+            for start in range(0, len(whole) if self.command != "HEAD" else 0, STEP):
+                block = whole[start : start + STEP]
+                answer.sent += len(block)
+                self.wfile.write(block)
                 if rate:
-                    time.sleep(step / rate)
+                    time.sleep(STEP / rate)
         if cut is not None:
             self.close_connection = True
-        answer = Answer(
-            self.command, self.path, status, self.headers.get("Range"), sent, "Authorization" in self.headers
-        )
-        self.hub.answers.append(answer)
