@@ -39,7 +39,7 @@ from qwend.model.event import Event
 from qwend.model.host import Host
 from qwend.reconciler.reconciler import Reconciler
 from qwend.reconciler.world import World
-from qwend.worker_client import WorkerClient
+from qwend.worker.client import WorkerClient
 
 log = logging.getLogger("qwend.daemon")
 
@@ -133,7 +133,7 @@ async def _daemon(home: str) -> None:
         await serve(application(control), sock, stopping)
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
+            os.unlink(path)
         for task in beside:
             task.cancel()
         await reconciler.close()

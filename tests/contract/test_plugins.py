@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from qwend.catalog import Catalogue
-from qwend.guarded import no_crumb
 from qwend.plugin.testing import check_engine, check_source, views
+from qwend.worker.catalog import Catalogue
+from qwend.worker.guarded import no_crumb
 
 ROOT = Path(__file__).parents[2]
 DECLARED: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][

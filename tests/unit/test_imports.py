@@ -9,11 +9,11 @@ import sys
 KEPT_OUT = [
     "pydantic",
     "qwend.plugin",
-    "qwend.worker",
-    "qwend.catalog",
+    "qwend.worker.verbs",
+    "qwend.worker.catalog",
     "qwend_plugins",
     "rich",
-    "click",
+    "qwend.cli",
     "docker",
     "yaml",
 ]

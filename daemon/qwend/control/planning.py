@@ -23,8 +23,8 @@ from qwend.model.host import Host
 from qwend.model.plan import Compiled, Plan
 from qwend.model.source import Question
 from qwend.reconciler.reconciler import Reconciler
-from qwend.wire import Candidate, LoadReply, LoadRequest, Wanted
-from qwend.wire import RecipeRequest as PlainRequest
+from qwend.worker.wire import Candidate, LoadReply, LoadRequest, Wanted
+from qwend.worker.wire import RecipeRequest as PlainRequest
 
 log = logging.getLogger(__name__)
 

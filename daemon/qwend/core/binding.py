@@ -32,7 +32,8 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 class Places(msgspec.Struct, frozen=True):
     """Where things are, as the step itself will see them (host paths natively, paths of the container else).
 
-    `secrets` maps each secret's name to the path of the file that holds it; `contents` lists each input's files by path relative to it, so that a `*` can be matched without a disk.
+    `secrets` maps each secret's name to the path of the file that holds it; `contents` lists each input's
+    files by path relative to it, so that a `*` can be matched without a disk.
     """
 
     inputs: Mapping[str, str]
@@ -94,7 +95,9 @@ def _fill(ref: Ref, places: Places) -> str:
             return posixpath.join(places.drivers, name)
         case SecretRef(name=name):
             if name not in places.secrets:
-                raise StepFailed(f"the step asks for secret {name}, which it was not given", code="dangling-reference")
+                raise StepFailed(
+                    f"the step asks for secret {name}, which it was not given", code="dangling-reference"
+                )
             return places.secrets[name]
         case ImageRef(path=path):
             return posixpath.join(places.image, path)
@@ -117,7 +120,9 @@ def _input(name: str, path: str, places: Places) -> str:
     found = match(path, places.contents.get(name, ()))
     if found is None:
         there = ", ".join(places.contents.get(name, ())[:8]) or "nothing"
-        raise StepFailed(f"input {name} should hold one file {path}; it holds {there}", code="ambiguous-input")
+        raise StepFailed(
+            f"input {name} should hold one file {path}; it holds {there}", code="ambiguous-input"
+        )
     return posixpath.join(folder, found)
 
 

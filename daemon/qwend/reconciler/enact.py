@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import Coroutine
 from pathlib import Path
@@ -181,7 +182,7 @@ class Enactor:
         work = self.work()
         shutil.rmtree(work.root, ignore_errors=True)
         for folder in (work.output, work.scratch):
-            Path(folder).mkdir(parents=True, mode=0o700)
+            os.makedirs(folder, mode=0o700)
         return work
 
     def identity(self, row: Step) -> Identity:

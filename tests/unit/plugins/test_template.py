@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qwend.catalog import Catalogue, load_plugins
+from qwend.worker.catalog import Catalogue, load_plugins
 from qwend.core.loader import RecipeFile, load
 from qwend.errors import UsageError
 from qwend.plugin.template import write

@@ -10,11 +10,11 @@ import pytest
 from tests.fakes import toys
 from tests.unit.worker.site_kit import HEAD, engines, entry_points, install
 
-from qwend.catalog import Catalogue, load_plugins
 from qwend.errors import UsageError
-from qwend.guarded import Guard, GuardedEngine, PluginFailed
 from qwend.model.event import Event
 from qwend.plugin.samples import HOSTS, view
+from qwend.worker.catalog import Catalogue, load_plugins
+from qwend.worker.guarded import Guard, GuardedEngine, PluginFailed
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ import msgspec
 import pytest
 from tests.contract.test_plugins import DECLARED
 
-from qwend.catalog import Catalogue
 from qwend.core.planner import Snapshot, plan
 from qwend.core.recipe_text import RecipeFile
-from qwend.guarded import no_crumb
 from qwend.model.artifact import Pin
 from qwend.model.host import Host
 from qwend.model.plan import Compiled
 from qwend.plugin.samples import FACTS, HOSTS
-from qwend.wire import CompileReply, CompileRequest, LoadReply, LoadRequest, RecipeRequest, unpack
-from qwend.worker_verbs import Verbs
+from qwend.worker.catalog import Catalogue
+from qwend.worker.guarded import no_crumb
+from qwend.worker.verbs import Verbs
+from qwend.worker.wire import CompileReply, CompileRequest, LoadReply, LoadRequest, RecipeRequest, unpack
 
 ROOT = Path(__file__).parents[3]
 READY = sorted((ROOT / "recipes").glob("*.yaml"))

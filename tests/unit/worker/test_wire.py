@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.core.compile_kit import CHAIN, CPU, compiled
 
-from qwend.breadcrumb import SIZE, Breadcrumb, new_file
 from qwend.model.host import Gpu
-from qwend.stamps import LIMIT, stamp, stamp_all, tree, unchanged
-from qwend.wire import HEADER, MAX_FRAME, digest, frame, lasting, length, pack, unpack
+from qwend.worker.breadcrumb import SIZE, Breadcrumb, new_file
+from qwend.worker.stamps import LIMIT, stamp, stamp_all, tree, unchanged
+from qwend.worker.wire import HEADER, MAX_FRAME, digest, frame, lasting, length, pack, unpack
 
 
 def test_a_frame_says_how_long_it_is() -> None:
@@ -69,7 +69,7 @@ def test_caches_of_python_and_folders_without_end_are_not_watched(
     assert tree(str(tmp_path)) == [str(tmp_path)]
     for number in range(5):
         (tmp_path / f"f{number}").write_text("")
-    monkeypatch.setattr("qwend.stamps.LIMIT", 3)
+    monkeypatch.setattr("qwend.worker.stamps.LIMIT", 3)
     assert tree(str(tmp_path)) is None
     assert LIMIT > 1000
 

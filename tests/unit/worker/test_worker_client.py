@@ -18,8 +18,8 @@ from qwend.errors import QwendError, UsageError
 from qwend.model.event import Event
 from qwend.model.host import Host
 from qwend.model.plan import Compiled
-from qwend.wire import LoadRequest, RecipeRequest
-from qwend.worker_client import WorkerClient
+from qwend.worker.client import WorkerClient
+from qwend.worker.wire import LoadRequest, RecipeRequest
 
 TOYS = "from tests.fakes.toys import *\n"
 USES_BAD = 'name: r\nmodels: {base: "shop:tiny/model/safetensors"}\nsteps: {s: {uses: bad/one, from: base}}\n'

@@ -7,10 +7,12 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwend.adapters.docker.build import Base, DockerBuilder, tag_of
@@ -290,3 +292,45 @@ def _run(image: str, *command: str) -> str:
         env=dict(os.environ),
     )
     return done.stdout.strip()
+
+
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+import msgspec
+from qwend.adapters.docker.build import Base, DockerBuilder
+from qwend.adapters.docker.connection import Connection
+from qwend.model.image import ImageSpec
+
+async def main():
+    spec = msgspec.json.decode(sys.argv[3], type=ImageSpec)
+    builder = DockerBuilder(Path(sys.argv[1]), Connection(), base=Base(sys.argv[2]), secrets_root=Path(sys.argv[4]))
+    await builder.realise(spec, lambda event: print(event.message, flush=True))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_build_outlives_a_daemon_that_is_killed_and_the_next_one_waits_for_it(
+    make_builder: Make, tmp_path: Path, base_tag: str
+) -> None:
+    spec = tiny_image(tmp_path / "tiny", build=f"echo waiting; sleep 2\n{BUILD}")
+    arguments = (
+        str(tmp_path / "home"),
+        base_tag,
+        msgspec.json.encode(spec).decode(),
+        str(tmp_path / "private"),
+    )
+    holder = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOLDER, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert holder.stdout is not None
+    async with asyncio.timeout(300):
+        while (line := await holder.stdout.readline()).strip() != b"waiting":
+            assert line, "the build ended before it was killed"
+    holder.kill()
+    await holder.wait()
+    made = await asyncio.wait_for(make_builder().realise(spec, ignore), 300)
+    assert made.seconds == 0.0

@@ -83,7 +83,7 @@ async def test_a_new_artifact_replaces_the_old_one(
     [
         (lambda out: (out / "notes.txt").write_text("mine"), r"holds notes\.txt, which was added since"),
         (
-            lambda out: (out / "a").unlink() or write(str(out), {"a": "mine"}),
+            lambda out: [(out / "a").unlink(), (out / "a").write_text("mine")],
             "holds a, which was changed since",
         ),
     ],

@@ -18,8 +18,9 @@ from qwend.errors import QwendError
 from qwend.model.artifact import Pin
 from qwend.model.event import Event
 from qwend.model.plan import Compiled
-from qwend.stamps import unchanged
-from qwend.wire import (
+from qwend.worker.process import Blame, Gone, WorkerProcess
+from qwend.worker.stamps import unchanged
+from qwend.worker.wire import (
     Ask,
     CompileReply,
     CompileRequest,
@@ -33,7 +34,6 @@ from qwend.wire import (
     lasting,
     unpack,
 )
-from qwend.worker_process import Blame, Gone, WorkerProcess
 
 log = logging.getLogger("qwend.worker")
 

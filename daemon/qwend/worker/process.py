@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from qwend.breadcrumb import Breadcrumb, Crumb, new_file
 from qwend.errors import QwendError
-from qwend.stamps import stamp_all
-from qwend.wire import HEADER, Answer, Ask, Hello, Stamp, frame, length
+from qwend.worker.breadcrumb import Breadcrumb, Crumb, new_file
+from qwend.worker.stamps import stamp_all
+from qwend.worker.wire import HEADER, Answer, Ask, Hello, Stamp, frame, length
 
 log = logging.getLogger("qwend.worker")
 

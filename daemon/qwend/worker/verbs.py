@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from qwend.catalog import Catalogue
 from qwend.core.compiler import Terms, compile_recipe
 from qwend.core.loader import Loaded, load
 from qwend.core.schema import recipe_schema
@@ -19,8 +18,9 @@ from qwend.model.image import ImageSpec, settled_images
 from qwend.model.plan import Compiled
 from qwend.plugin.protocols import Engine, Source
 from qwend.plugin.testing import check_plugin
-from qwend.stamps import stamp_all, tree, unchanged
-from qwend.wire import (
+from qwend.worker.catalog import Catalogue
+from qwend.worker.stamps import stamp_all, tree, unchanged
+from qwend.worker.wire import (
     Candidate,
     CompileReply,
     CompileRequest,

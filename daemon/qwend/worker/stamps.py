@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from qwend.wire import Stamp
+from qwend.worker.wire import Stamp
 
 LIMIT = 5000
 """More files than this are not watched one by one; what depends on them is not remembered."""

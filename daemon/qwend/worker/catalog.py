@@ -21,10 +21,10 @@ import pluggy
 
 from qwend.core.engine_info import EngineInfo
 from qwend.errors import QwendError
-from qwend.guarded import Crumb, Guard, GuardedEngine, GuardedSource, PluginFailed, no_crumb
 from qwend.model.event import Event
 from qwend.plugin.hooks import GROUP, PROJECT, Hooks
-from qwend.stamps import LIMIT, tree
+from qwend.worker.guarded import Crumb, Guard, GuardedEngine, GuardedSource, PluginFailed, no_crumb
+from qwend.worker.stamps import LIMIT, tree
 
 log = logging.getLogger("qwend.plugins")
 

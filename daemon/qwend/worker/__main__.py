@@ -23,12 +23,12 @@ from typing import BinaryIO
 import msgspec
 
 from qwend import __version__
-from qwend.breadcrumb import Breadcrumb
-from qwend.catalog import load_plugins
 from qwend.errors import QwendError
-from qwend.guarded import Crumb, no_crumb
-from qwend.wire import HEADER, Answer, Ask, Hello, PluginProblem, frame, length
-from qwend.worker_verbs import Verbs
+from qwend.worker.breadcrumb import Breadcrumb
+from qwend.worker.catalog import load_plugins
+from qwend.worker.guarded import Crumb, no_crumb
+from qwend.worker.verbs import Verbs
+from qwend.worker.wire import HEADER, Answer, Ask, Hello, PluginProblem, frame, length
 
 _ORPHAN_S = 5.0
 
