@@ -17,6 +17,7 @@ from qwend.adapters.state_feed import Feed
 from qwend.adapters.state_schema import Rows, connect, load_rows, open_database
 from qwend.adapters.state_writer import Ask, Change, News, Transaction, Writer, freeze
 from qwend.adapters.volume import Reserve
+from qwend.core.redact import Redactor
 from qwend.errors import OutOfResource, QwendError
 from qwend.model.event import Event
 from qwend.model.lease import Lease
@@ -74,6 +75,7 @@ class SqliteState:
         self._reader: sqlite3.Connection | None = None
         self._reading = threading.Lock()
         self._closed = False
+        self._redactor = Redactor()
 
     @classmethod
     async def open(
@@ -82,10 +84,17 @@ class SqliteState:
         *,
         port_range: tuple[int, int] = PORT_RANGE,
         keep: int = KEEP,
+        redactor: Redactor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> SqliteState:
-        """Opens or makes the database. Raises QwendError where it is damaged or of a newer version."""
-        return await asyncio.to_thread(cls._open, path, port_range, keep, clock)
+        """Opens or makes the database. Raises QwendError where it is damaged or of a newer version.
+
+        `redactor` keeps secrets out of what events say to people (`reason`, `data`); rows are data that
+        steps are started from, and stay as they are but for their reason.
+        """
+        state = await asyncio.to_thread(cls._open, path, port_range, keep, clock)
+        state._redactor = redactor or Redactor()
+        return state
 
     @classmethod
     def _open(cls, path: str, ports: tuple[int, int], keep: int, clock: Callable[[], float]) -> SqliteState:
@@ -115,7 +124,7 @@ class SqliteState:
         if not events:
             return ()
         # A snapshot now: the caller may go on changing its rows while the writer is busy.
-        frozen = tuple(freeze(event) for event in events)
+        frozen = tuple(freeze(self._redacted(event)) for event in events)
         essential = all(event.kind.endswith(_ENDS) for event in events)
         answer: tuple[Event, ...] = await self._ask(
             lambda transaction: tuple(transaction.append(one) for one in frozen), essential
@@ -210,6 +219,17 @@ class SqliteState:
         waiter = _Waiter(self, work, essential)
         self._writer.put(waiter)
         return await waiter.result()
+
+    def _redacted(self, event: Event) -> Event:
+        row = event.row
+        if row is not None and isinstance(reason := row.get("reason"), str) and reason:
+            row = {**row, "reason": self._redactor.text(reason)}
+        return msgspec.structs.replace(
+            event,
+            reason=event.reason and self._redactor.text(event.reason),
+            data=self._redactor.value(event.data),
+            row=row,
+        )
 
     def _read(self, after: int, recipe: str | None, limit: int) -> list[Event]:
         where, values = "seq > ?", [after]

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import msgspec
 
 from qwend import __version__
-from qwend.adapters.volume import disk_full
+from qwend.adapters.volume import disk_full, volume_of
 from qwend.errors import QwendError
 from qwend.model.event import Event, Table
 
@@ -68,7 +68,7 @@ def open_database(
             connection.close()
             raise
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        if is_out_of_space(error, path):
             raise disk_full(os.path.dirname(path), "the state database") from None
         if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
             raise corrupt(path, str(error)) from None
@@ -89,6 +89,18 @@ def connect(path: str, *, readonly: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def is_out_of_space(error: sqlite3.Error, path: str) -> bool:
+    """Whether an error means that the disk is full. SQLite says so for the database itself; for its log's index it
+    speaks of an I/O error only, so the disk is asked."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_FULL:
+        return True
+    try:
+        return code & 0xFF == sqlite3.SQLITE_IOERR and volume_of(path).free < 1 << 20
+    except OSError:
+        return False
 
 
 def close_database(connection: sqlite3.Connection) -> None:

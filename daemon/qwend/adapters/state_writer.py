@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from qwend.adapters.json_text import encode
-from qwend.adapters.state_schema import Rows, close_database, get_meta, set_meta
-from qwend.adapters.volume import Reserve, disk_full, volume_of
+from qwend.adapters.state_schema import Rows, close_database, get_meta, is_out_of_space, set_meta
+from qwend.adapters.volume import Reserve, disk_full
 from qwend.errors import OutOfResource, QwendError
 from qwend.model.event import Event
 
@@ -220,17 +220,10 @@ class Writer(threading.Thread):
         return transaction, None
 
     def _explain(self, error: sqlite3.Error) -> QwendError:
-        code = getattr(error, "sqlite_errorcode", 0)
-        if code == sqlite3.SQLITE_FULL or (code & 0xFF == sqlite3.SQLITE_IOERR and self._no_space()):
+        if is_out_of_space(error, self._folder):
             return disk_full(self._folder, "the state database")
         logger.error("the state database cannot be written: %s", error)
         return QwendError(f"the state database cannot be written: {error}", code="state-write")
-
-    def _no_space(self) -> bool:
-        try:
-            return volume_of(self._folder).free < 1 << 20
-        except OSError:
-            return False
 
     def _tidy(self, *, final: bool) -> None:
         """Drops the oldest events once there are a quarter more than are kept, a piece at a time; others go first."""

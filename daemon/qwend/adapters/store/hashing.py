@@ -69,10 +69,13 @@ class Hasher:
 
 
 def read_digest(path: str, tell: OnBytes | None = None) -> tuple[str, os.stat_result]:
-    """sha256 (hex) of a file and its status, which was the same before and after. Raises Changed, OSError."""
+    """sha256 (hex) of a file and its status, which was the same before and after. Raises Changed, OSError.
+
+    The last part of the path is not followed: links were resolved before, and one that is there now was swapped in.
+    """
     total = hashlib.sha256()
     buffer = memoryview(bytearray(BLOCK))
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(fd, "rb", buffering=0) as file:
         before = os.fstat(fd)
         while count := file.readinto(buffer):

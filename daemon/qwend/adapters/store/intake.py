@@ -80,7 +80,7 @@ def scan(root: str, owner: int) -> Output:
                     hint="sockets, pipes and devices cannot be kept",
                 )
 
-    if os.path.isdir(root):
+    if os.path.isdir(root) and not os.path.islink(root):
         look(root, "")
     if not files:
         raise StepFailed("the step wrote nothing into its output folder", code="empty-output")
@@ -169,9 +169,13 @@ def _share(out: str, output: Output, stored: list[StoredFile], twin: Twin) -> No
 def _close_off(out: str, output: Output) -> None:
     """Read-only and on the disk. The output's own folder stays writable: it has to be renamed yet."""
     for path in output.files:
-        mine = os.path.join(out, path)
-        os.chmod(mine, FILE_MODE)
-        sync(mine)
+        # By descriptor and without following: a step that left something running may swap files for links.
+        fd = os.open(os.path.join(out, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, FILE_MODE)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     for path in sorted(output.folders, reverse=True):
         folder = os.path.join(out, path)
         os.chmod(folder, FOLDER_MODE)
@@ -210,17 +214,18 @@ def recover(layout: Layout, catalogue: Catalogue) -> list[str]:
     Returns the fingerprints that were finished."""
     finished = []
     for fingerprint in os.listdir(layout.work):
-        sealed = os.path.join(layout.work, fingerprint, "sealed.json")
-        if not os.path.exists(sealed):
-            continue
+        folder = os.path.join(layout.work, fingerprint)
+        sealed, out = os.path.join(folder, "sealed.json"), os.path.join(folder, "out")
         try:
-            artifact = read(sealed).artifact
-            out = os.path.join(layout.work, fingerprint, "out")
-            if complete(layout.object(artifact.digest), artifact) or complete(out, artifact):
-                finish(layout, catalogue, fingerprint)
-                finished.append(fingerprint)
-            else:
-                os.unlink(sealed)
+            if os.path.exists(sealed):
+                artifact = read(sealed).artifact
+                if complete(layout.object(artifact.digest), artifact) or complete(out, artifact):
+                    finish(layout, catalogue, fingerprint)
+                    finished.append(fingerprint)
+                else:
+                    os.unlink(sealed)
+            elif not os.path.isdir(out):
+                remove(folder)  # finished, and cut off while it was cleared away
         except (OSError, msgspec.MsgspecError):
             with contextlib.suppress(OSError):
                 os.unlink(sealed)

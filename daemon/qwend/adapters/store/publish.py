@@ -34,10 +34,12 @@ class Thing(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What qwend put at a path. While something is being replaced both the old and the new are written down."""
+    """What qwend put at a path. While something is being replaced both the old and the new are written down, and
+    the name beside `out` under which the new one is made."""
 
     out: str
-    things: tuple[Thing, ...]
+    things: tuple[Thing, ...] = ()
+    staged: str = ""
 
 
 def publish(layout: Layout, artifact: Artifact, out: str) -> None:
@@ -55,7 +57,8 @@ def publish(layout: Layout, artifact: Artifact, out: str) -> None:
 
 def _publish(layout: Layout, artifact: Artifact, out: str) -> None:
     path = _record_path(layout, out)
-    known = _read_record(path, out)
+    record = _read_record(path)
+    known = record.things if record.out == escape(out) else ()
     there = _look(out, artifact.digest)
     if there is not None:
         _require_ours(out, there, known)
@@ -63,17 +66,31 @@ def _publish(layout: Layout, artifact: Artifact, out: str) -> None:
             return
     single = _as_file(artifact, out)
     staged = _beside(out)
+    _write_record(layout, path, out, known, staged)
     try:
         _build(artifact, staged, single, links=artifact.referenced)
         new = _look(staged, artifact.digest)
         assert new is not None, "what was just made is there"
         # Both are written down before the exchange: whichever a crash leaves at `out` is known as ours.
-        _write_record(layout, path, Record(out, (*known, new)))
+        _write_record(layout, path, out, (*known, new), staged)
         _put(staged, out)
     finally:
         with contextlib.suppress(OSError):
             remove(staged)
-    _write_record(layout, path, Record(out, (new,)))
+    _write_record(layout, path, out, (new,))
+
+
+def clear_away(layout: Layout) -> None:
+    """Removes what a crash left half-made beside paths of the user's."""
+    for name in os.listdir(layout.published):
+        path = os.path.join(layout.published, name)
+        record = _read_record(path)
+        if not record.staged:
+            continue
+        with contextlib.suppress(OSError):
+            out = unescape(record.out)
+            remove(os.path.join(os.path.dirname(out), unescape(record.staged)))
+            _write_record(layout, path, out, record.things)
 
 
 def export(artifact: Artifact, out: str) -> str:
@@ -218,15 +235,14 @@ def _record_path(layout: Layout, out: str) -> str:
     return os.path.join(layout.published, hashlib.sha256(os.fsencode(out)).hexdigest()[:32] + ".json")
 
 
-def _read_record(path: str, out: str) -> tuple[Thing, ...]:
+def _read_record(path: str) -> Record:
     try:
         with open(path, "rb") as file:
-            record = msgspec.json.decode(file.read(), type=Record)
+            return msgspec.json.decode(file.read(), type=Record)
     except (OSError, msgspec.MsgspecError):
-        return ()
-    return record.things if record.out == escape(out) else ()
+        return Record("")
 
 
-def _write_record(layout: Layout, path: str, record: Record) -> None:
-    data = msgspec.json.encode(msgspec.structs.replace(record, out=escape(record.out)))
-    write_durably(path, data, staged=layout.stage())
+def _write_record(layout: Layout, path: str, out: str, things: tuple[Thing, ...], staged: str = "") -> None:
+    record = Record(escape(out), things, escape(os.path.basename(staged)))
+    write_durably(path, msgspec.json.encode(record), staged=layout.stage())

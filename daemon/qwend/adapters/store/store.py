@@ -52,6 +52,7 @@ class ArtifactStore(Keeping):
         def make() -> ArtifactStore:
             layout.make()
             empty_staging(layout)
+            publish.clear_away(layout)
             store = cls(layout, reserve, quota, redactor or Redactor(), clock)
             intake.recover(layout, store._catalogue)
             store._catalogue.load()

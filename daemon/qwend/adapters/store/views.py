@@ -43,7 +43,7 @@ def changed_file(hasher: Hasher, artifact: Artifact, *, fresh: bool = False) -> 
     A file whose status is known is not read; `fresh` reads all of them.
     """
     for file in artifact.files:
-        path = in_object(artifact.location, file.path)
+        path = os.path.realpath(in_object(artifact.location, file.path))
         try:
             if os.stat(path).st_size != file.size or hasher.file(path, fresh=fresh)[0] != file.sha256:
                 return file.path
