@@ -19,7 +19,7 @@ _EVERY = 10.0
 """A plain line at least every so many per cent …"""
 _PATIENCE_S = 15.0
 """… and, where no total is known, every so many seconds."""
-_SCALED = {"B", "bytes", "%"}
+_SCALED = {"B", "bytes"}
 QUIET = {"pending", "waiting", "idle"}
 """States that are worth a line only with a reason."""
 
@@ -78,6 +78,8 @@ def amounts(news: Json) -> str:
     done, total, rate = news.get("done"), news.get("total"), news.get("rate")
     unit = news.get("unit", "")
     parts = []
+    if unit == "%":
+        return f"{done:.0f} %" if done is not None else ""
     if done is not None:
         before = _number(done) if total and unit not in _SCALED else _amount(done, unit)
         parts.append(before + (f" of {_amount(total, unit)}" if total else ""))
@@ -90,7 +92,7 @@ def amounts(news: Json) -> str:
 
 def _amount(value: float, unit: str) -> str:
     if unit in _SCALED:
-        return f"{value:.0f} %" if unit == "%" else size(value)
+        return size(value)
     plural = "s" if unit and value != 1 and not unit.endswith("s") else ""
     return f"{_number(value)} {unit}{plural}".rstrip()
 
@@ -118,11 +120,8 @@ class Plain:
             if not ended and percent - before[1] < _EVERY and (total or now - before[2] < _PATIENCE_S):
                 return
         self._last[name] = (phase, percent, now)
-        detail = ", ".join(
-            part
-            for part in (f"{percent:.0f} %" if total else "", amounts(news), news.get("message", ""))
-            if part
-        )
+        done_of_all = f"{percent:.0f} %" if total and news.get("unit") != "%" else ""
+        detail = ", ".join(filter(None, (done_of_all, amounts(news), news.get("message", ""))))
         self.say(": ".join(part for part in (subject(name), " ".join(filter(None, (phase, detail)))) if part))
 
     def event(self, event: Json) -> None:
