@@ -94,7 +94,8 @@ def decide(
         first = _first_in_line(want, room, waiting)
         lacking = _lacking(want, room, rest)
         if not lacking and first is None:
-            grant = _grant(want, room)
+            # From what is left beside that which is kept for others, or it would get their card.
+            grant = _grant(want, room.without(lease for _, aside in waiting for lease in aside))
             grants.append(grant)
             leases = (*rest, *grant.leases)
             fresh = (*fresh, *grant.leases)

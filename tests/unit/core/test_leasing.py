@@ -92,6 +92,12 @@ def test_a_later_step_that_needs_none_of_it_passes() -> None:
     assert granted(decision) == {"r/other": ("GPU-1",)}
 
 
+def test_a_later_step_gets_another_card_than_the_one_that_is_kept_for_an_earlier() -> None:
+    held = [Lease("heavy", "heavy", "r/job")]
+    wants = [Want("r/first", cards=("0",), heavy=True), Want("r/small", gpus=1, share=0.25)]
+    assert granted(decide(wants, held, machine())) == {"r/small": ("GPU-1",)}
+
+
 def test_a_step_that_waits_for_a_service_idles_nothing_else() -> None:
     held = [Lease("gpu", "GPU-0", "r/chat")]
     wants = [Want("r/first", cards=("0",), memory=30 * GIB), Want("r/small", memory=8 * GIB)]
