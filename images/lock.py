@@ -80,10 +80,12 @@ def _show(path: Path, old: str, new: str, *, write: bool) -> bool:
     if write:
         path.write_text(new)
     differences = changes(before, after)
-    print(f"{path.name}: {len(after)} packages, {len(differences) or 'no'} change(s)")
+    differs = set(before) != set(after)
+    kind = " but for hashes or markers" if differs and not differences else ""
+    print(f"{path.name}: {len(after)} packages, {len(differences) or 'no'} change(s){kind}")
     for change in differences:
         print(f"  {change.name} {change.old or '(new)'} -> {change.new or '(gone)'}")
-    return set(before) != set(after)
+    return differs
 
 
 def _touch_missing(folder: Path) -> list[Path]:
