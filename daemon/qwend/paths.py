@@ -1,4 +1,4 @@
-"""Where qwend keeps its things, for the daemon and its clients alike. Touches no disk.
+"""Where qwend keeps its things, for the daemon and its clients alike. Reads no file.
 
 `$QWEND_HOME` (default: the platform's data folder) is a 0700 folder with the socket, `state.db`, `store/`,
 `images/`, `logs/` and `instance`. Configuration is `qwend.toml` in the platform's configuration folder.
@@ -54,7 +54,12 @@ def runtime(home: str, environ: Mapping[str, str] | None = None) -> str:
     environ = os.environ if environ is None else environ
     name = "qwend-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     given = environ.get("XDG_RUNTIME_DIR", "")
-    return os.path.join(given, name) if given.startswith("/") else f"/tmp/{name}-{os.getuid()}"
+    if not given.startswith("/"):
+        # A daemon of systemd has the variable and a client of cron has not: they must meet all the same.
+        given = f"/run/user/{os.getuid()}"
+        if not os.path.isdir(given):
+            return f"/tmp/{name}-{os.getuid()}"
+    return os.path.join(given, name)
 
 
 def daemon_log(home: str) -> str:
