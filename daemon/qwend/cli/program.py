@@ -47,7 +47,7 @@ SECTIONS = {
 """Every command with its sentence, so that `qwend --help` imports none of them (a test compares the two)."""
 
 COMMANDS = {name: sentence for section in SECTIONS.values() for name, sentence in section.items()}
-HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_WIDEST = 100
 
 
 class Root(click.Group):
@@ -87,7 +87,7 @@ root = Root(
     "qwend",
     help="Turns a recipe into a running Qwen model: fetch, train, quantise, measure, serve.",
     epilog="Example: qwend up recipes/quickstart.yaml",
-    context_settings=HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
     params=[
         click.Option(
             ["--version"],
@@ -109,7 +109,7 @@ def run(arguments: list[str]) -> int:
     try:
         if "_QWEND_COMPLETE" in os.environ:
             return _complete()
-        code = root.main(arguments, prog_name="qwend", standalone_mode=False)
+        code = root.main(arguments, prog_name="qwend", standalone_mode=False, terminal_width=_width())
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as ended:
@@ -119,6 +119,14 @@ def run(arguments: list[str]) -> int:
         return 1
     except BaseException as error:
         return failures.report(error)
+
+
+def _width() -> int:
+    """Columns for a help page. click would find them with `shutil`, whose import costs 2 ms."""
+    try:
+        return min(os.get_terminal_size(sys.stdout.fileno()).columns, _WIDEST)
+    except (OSError, ValueError):
+        return _WIDEST
 
 
 def _complete() -> int:
