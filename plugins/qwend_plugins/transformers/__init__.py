@@ -1,0 +1,13 @@
+"""transformers: serves, chats and answers batches from a checkpoint as it is, adapters included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qwend.plugin import Engine, hookimpl
+from qwend_plugins.transformers.serve import Serve
+
+
+@hookimpl
+def qwend_engines() -> Iterable[Engine]:
+    return (Serve(),)
