@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from qwend.adapters.native import darwin
 
+_ENV_START = 47
+"""Where the address of the environment stands behind the program's name (field 50 of proc(5))."""
+
 
 class ProcessIdentity(NamedTuple):
     """One process, for as long as this machine's boot id stands.
@@ -36,13 +39,18 @@ class ProcessIdentity(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """The part of a process's kernel row that qwend looks at; `dead` is a zombie or one being removed."""
+    """The part of a process's kernel row that qwend looks at.
+
+    `dead` is a zombie or one being removed; `bare` is one that has no environment, not even an empty one: a
+    thread of the kernel, or a process in the middle of exec.
+    """
 
     parent: int
     group: int
     session: int
     started: int
     dead: bool
+    bare: bool = False
 
 
 @functools.cache
@@ -69,13 +77,14 @@ def read_file(path: str) -> bytes:
 
 def parse_stat(text: bytes) -> Stat:
     """Reads /proc/PID/stat. The program's name, in brackets, may itself hold brackets and spaces."""
-    fields = text[text.rindex(b")") + 2 :].split(maxsplit=20)
+    fields = text[text.rindex(b")") + 2 :].split()
     return Stat(
         parent=int(fields[1]),
         group=int(fields[2]),
         session=int(fields[3]),
         started=int(fields[19]),
         dead=fields[0] in b"ZXx",
+        bare=len(fields) > _ENV_START and fields[_ENV_START] == b"0",
     )
 
 

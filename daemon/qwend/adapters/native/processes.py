@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ MARKER = "QWEND_MARKER"
 
 KEEP_ENVIRONMENT = {"SPT_NOENV": "1"}
 """Tells the setproctitle package (vLLM uses it) to leave the environment block, so the marker, alone."""
+
+
+_PF_KTHREAD = 0x0020_0000  # in the flags of /proc/PID/stat; include/linux/sched.h
+_EXEC_LOOKS, _EXEC_TAKES_S = 50, 0.001
 
 
 class Process(NamedTuple):
@@ -37,6 +42,28 @@ class Process(NamedTuple):
         return ProcessIdentity(self.pid, self.started, boot_id())
 
 
+class Known(NamedTuple):
+    """What is known of a step besides its marker.
+
+    `main` is the process that was started, which leads a session; `ended` tells that its exit was seen;
+    `reaper` is supervisord, which has no children but steps and their orphans; `seen` were members before.
+    """
+
+    main: ProcessIdentity | None = None
+    ended: bool = False
+    reaper: int | None = None
+    seen: frozenset[ProcessIdentity] = frozenset()
+
+    def covers(self, row: Process) -> bool:
+        if row.identity in self.seen:
+            return True
+        if self.main is None:
+            return False
+        # That it leads its session tells it from a stranger that got its pid in the same tick of the clock.
+        leads = row.identity == self.main and row.session == row.pid and not self.ended
+        return leads or (row.session == self.main.pid and self.reaper == row.parent)
+
+
 class ProcessTable:
     """All living processes, by pid. Zombies are not among them."""
 
@@ -46,10 +73,6 @@ class ProcessTable:
         for row in self.rows.values():
             self._children.setdefault(row.parent, []).append(row)
 
-    def holds(self, identity: ProcessIdentity) -> bool:
-        row = self.rows.get(identity.pid)
-        return row is not None and row.identity == identity
-
     def markers(self) -> dict[str, list[Process]]:
         """The marked processes, by marker."""
         found: dict[str, list[Process]] = {}
@@ -58,30 +81,24 @@ class ProcessTable:
                 found.setdefault(row.marker, []).append(row)
         return found
 
-    def tree(
-        self, marker: str, main: ProcessIdentity | None = None, reaper: int | None = None
-    ) -> list[Process]:
+    def tree(self, marker: str, known: Known | None = None) -> list[Process]:
         """Every living process of a step, oldest first.
 
-        These are the marked ones, the known `main` process and its session, orphans of that session that
-        `reaper` (supervisord, which has no other children) took in, and the descendants of all of these,
-        except where another step's marker begins. Never the process that asks, never the reaper.
+        These are the marked ones, the main process and its session, orphans of that session that the reaper
+        took in, what was seen before, and the descendants of all of these, except where another step's
+        marker begins. Never the process that asks, never the reaper.
         """
-        seeds = [row for row in self.rows.values() if row.marker == marker]
-        if main is not None:
-            leads = self.holds(main)
-            seeds += [
-                row
-                for row in self.rows.values()
-                if row.session == main.pid and (leads or (row.parent == reaper and reaper is not None))
-            ]
+        known = known or Known()
+        seeds = [row for row in self.rows.values() if row.marker == marker or known.covers(row)]
+        if known.main is not None and any(row.identity == known.main for row in seeds):
+            seeds += [row for row in self.rows.values() if row.session == known.main.pid]
         found: dict[int, Process] = {}
         while seeds:
             row = seeds.pop()
             if row.pid not in found and row.marker in (None, marker):
                 found[row.pid] = row
                 seeds += self._children.get(row.pid, ())
-        for spared in (os.getpid(), reaper):
+        for spared in (os.getpid(), known.reaper):
             found.pop(spared or 0, None)
         return sorted(found.values(), key=lambda row: (row.started, row.pid))
 
@@ -111,7 +128,8 @@ def look(instance: str) -> ProcessTable:
 
 
 def _from_proc(instance: str) -> Iterable[Process]:
-    wanted = re.compile(rb"(?:\A|\0)%s=(%s:[^\0]+)" % (MARKER.encode(), re.escape(os.fsencode(instance))))
+    name_of_marker = f"\0{MARKER}=".encode()
+    wanted = name_of_marker + os.fsencode(instance) + b":"
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -121,12 +139,31 @@ def _from_proc(instance: str) -> Iterable[Process]:
             continue  # it went between the listing and now
         if stat.dead:
             continue
-        try:
-            found = wanted.search(read_file(f"/proc/{name}/environ"))
-        except OSError:
-            found = None  # another user's, or it went
-        marker = os.fsdecode(found[1]) if found else None
+        environment = b"\0" + _environment(name)
+        at = environment.find(wanted)
+        value = environment[at + len(name_of_marker) :].partition(b"\0")[0] if at >= 0 else None
+        marker = os.fsdecode(value) if value is not None else None
         yield Process(int(name), stat.parent, stat.group, stat.session, stat.started, marker)
+
+
+def _environment(pid: str) -> bytes:
+    """Empty for a thread of the kernel, for another user's process and for one that just went."""
+    try:
+        for _ in range(_EXEC_LOOKS):
+            environment = read_file(f"/proc/{pid}/environ")
+            if environment or not _in_exec(pid):
+                return environment
+            time.sleep(_EXEC_TAKES_S)
+    except OSError:
+        pass
+    return b""
+
+
+def _in_exec(pid: str) -> bool:
+    """Whether the process is in the middle of exec, where for a moment it has no environment yet."""
+    text = read_file(f"/proc/{pid}/stat")
+    kernel = int(text[text.rindex(b")") + 2 :].split()[6]) & _PF_KTHREAD
+    return not kernel and parse_stat(text).bare
 
 
 def _from_ps(instance: str, rows: Iterable[tuple[darwin.Row, str | None]]) -> Iterable[Process]:

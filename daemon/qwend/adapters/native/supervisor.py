@@ -23,7 +23,7 @@ from qwend.adapters.native.grip import take
 from qwend.adapters.native.identity import ProcessIdentity, identity_of, still_the_same
 from qwend.adapters.native.journal import JournalReader
 from qwend.adapters.native.places import Places
-from qwend.adapters.native.processes import Process
+from qwend.adapters.native.processes import Known, Process
 from qwend.adapters.native.revision import REVISION
 from qwend.adapters.native.rpc import NoAnswer, RpcError, call
 from qwend.adapters.native.scanner import Scanner
@@ -51,6 +51,7 @@ class NativeSupervisor:
         self._watch: asyncio.Task[None] | None = None
         self._scanner = Scanner(instance)
         self._mains: dict[str, ProcessIdentity] = {}
+        self._ended: set[str] = set()  # those of them whose exit was told
         self._killed: set[ProcessIdentity] = set()
         self._lost: set[str] = set()  # found, and not yet told to who asks `ensure`
         self._news = asyncio.Event()
@@ -110,8 +111,7 @@ class NativeSupervisor:
 
     async def alive(self, marker: str) -> bool:
         """Whether anything of the marker's tree lives."""
-        main = self._mains.get(marker)
-        return (main is not None and still_the_same(main)) or bool(await self._tree(marker))
+        return bool(await self._tree(marker))
 
     async def tree(self, marker: str) -> tuple[ProcessIdentity, ...]:
         """The living processes of a marker, oldest first."""
@@ -125,13 +125,15 @@ class NativeSupervisor:
         """
 
         def killing(identities: tuple[ProcessIdentity, ...]) -> None:
-            self._killed.update(identities)
+            main = self._mains.get(marker)
+            if main in identities:
+                self._killed.add(main)
             if on_kill is not None:
                 on_kill(identities)
 
-        result = await end_tree(lambda: self._tree(marker), grace_s, killing)
+        result = await end_tree(lambda seen: self._tree(marker, seen), grace_s, killing)
         if not result.survivors:
-            self._mains.pop(marker, None)
+            self._forget(marker)
         return result
 
     async def end_strays(self, known: Collection[str], grace_s: float = 5.0) -> tuple[str, ...]:
@@ -150,14 +152,21 @@ class NativeSupervisor:
             self._news.clear()
             for fields in reader.read():
                 record = ExitRecord.of(fields)
+                if self._mains.get(record.marker) == record.identity:
+                    self._ended.add(record.marker)
                 if record.identity in self._killed:
                     record = _not_for_memory(record)
                 yield record
             await self._news.wait()
 
     async def acknowledge(self, record: ExitRecord) -> None:
-        """The exit is recorded: the journal need not keep it (others before it may still be open)."""
+        """The exit is recorded: the journal need not keep it (others before it may still be open).
+
+        Call `stop` first where something of the tree may have outlived the main process.
+        """
         self._killed.discard(record.identity)
+        if self._mains.get(record.marker) == record.identity:
+            self._forget(record.marker)
         with suppress(Unreachable):  # it stays longer, which harms nobody
             await self._call("acknowledge", record.cursor)
 
@@ -179,6 +188,10 @@ class NativeSupervisor:
             asyncio.get_running_loop().remove_reader(self._bell)
             self._bell.close()
             self._bell = None
+
+    def _forget(self, marker: str) -> None:
+        self._mains.pop(marker, None)
+        self._ended.discard(marker)
 
     async def _find_or_start(self) -> tuple[dict[str, Any], bool]:
         deadline = asyncio.get_running_loop().time() + _ANSWERS_WITHIN_S
@@ -220,8 +233,7 @@ class NativeSupervisor:
         if identity == self._serving:
             return
         self._serving = identity
-        if self._watch is not None:
-            self._watch.cancel()
+        # The watch before this one ends by itself, as what it watched has: who waits for it is not cut off.
         self._watch = asyncio.create_task(_gone(identity), name="supervisord")
 
     async def _lost_markers(self, reaper: int) -> set[str]:
@@ -233,10 +245,10 @@ class NativeSupervisor:
             if marker not in running and not any(table.descends(row, reaper) for row in rows)
         }
 
-    async def _tree(self, marker: str) -> list[Process]:
-        table = await self._scanner.look()
+    async def _tree(self, marker: str, seen: frozenset[ProcessIdentity] = frozenset()) -> list[Process]:
         reaper = self._serving.pid if self._serving is not None else None
-        return table.tree(marker, self._mains.get(marker), reaper)
+        known = Known(self._mains.get(marker), marker in self._ended, reaper, seen)
+        return (await self._scanner.look()).tree(marker, known)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         try:
