@@ -5,7 +5,7 @@ All methods are coroutines unless they only look at memory; all failures are Qwe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -164,9 +164,16 @@ class Store(Protocol):
         ...
 
     async def reference(
-        self, path: str, *, fingerprint: str, type: str, facts: Facts, provenance: Mapping[str, Any]
+        self,
+        path: str,
+        *,
+        fingerprint: str,
+        type: str,
+        facts: Facts,
+        provenance: Mapping[str, Any],
+        only: Collection[str] = (),
     ) -> Artifact:
-        """An artifact of files that stay where the user has them."""
+        """An artifact of files that stay where the user has them; with `only`, of these paths in a folder."""
         ...
 
     async def alias(self, fingerprint: str, of: Artifact, provenance: Mapping[str, Any]) -> Artifact:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -164,7 +164,14 @@ class FakeStore:
         pass
 
     async def reference(
-        self, path: str, *, fingerprint: str, type: str, facts: Facts, provenance: Mapping[str, Any]
+        self,
+        path: str,
+        *,
+        fingerprint: str,
+        type: str,
+        facts: Facts,
+        provenance: Mapping[str, Any],
+        only: Collection[str] = (),
     ) -> Artifact:
         return self.put(fingerprint, type)
 
@@ -278,12 +285,16 @@ class FakeReports:
         self.taken = False
         self.figures: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
+        self.choice: str | None = None
 
     def progress(self, subject: str, launch: Launch, log: str, report: str) -> Progress | None:
         return None
 
     def metrics(self, report: str) -> tuple[dict[str, float], dict[str, Any]]:
         return dict(self.figures), dict(self.facts)
+
+    def selected(self, report: str) -> str | None:
+        return self.choice
 
     def last_words(self, launch: Launch, log: str, report: str) -> tuple[str, bool]:
         return self.words, self.taken

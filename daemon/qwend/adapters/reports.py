@@ -69,6 +69,12 @@ class FileReports:
                 facts |= fact
         return metrics, facts
 
+    def selected(self, report: str) -> str | None:
+        chosen = [
+            row["select"] for row in _rows(_read(report, _MAX_REPORT)) if isinstance(row.get("select"), str)
+        ]
+        return chosen[-1] if chosen else None
+
     def last_words(self, launch: Launch, log: str, report: str) -> tuple[str, bool]:
         text = _plain(_read(log, _TAIL))
         taken = _IN_USE.search(text) is not None

@@ -26,6 +26,7 @@ from qwend.model.launch import (
     Word,
 )
 
+_NOTHING = "/dev/null"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 
 
@@ -50,6 +51,8 @@ class Places(msgspec.Struct, frozen=True):
 
 def bind(launch: Launch, places: Places) -> tuple[tuple[str, ...], dict[str, str]]:
     """The command line and environment of a Launch at these places. Raises StepFailed for a dangling reference."""
+    without = dict.fromkeys(launch.optional_secrets, _NOTHING)
+    places = msgspec.structs.replace(places, secrets={**without, **places.secrets})
     argv = tuple(_word(word, places) for word in launch.argv)
     return argv, {name: _word(word, places) for name, word in launch.env.items()}
 

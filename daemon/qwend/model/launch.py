@@ -160,6 +160,8 @@ class Launch(msgspec.Struct, frozen=True):
     env: dict[str, Word] = {}
     files: tuple[LaunchFile, ...] = ()
     secrets: tuple[str, ...] = ()
+    optional_secrets: tuple[str, ...] = ()
+    """Secrets that the step goes without: where one is not given, its `SecretRef` names an empty file."""
     network: bool = False
     resumable: bool = False
     resources: Resources = Resources()

@@ -15,35 +15,29 @@ import msgspec
 from qwend.core.signals import (
     Acquire,
     Commit,
-    Committed,
     Effect,
     End,
     Ended,
-    Healthy,
     Late,
-    NotCommitted,
     NotStarted,
     Release,
     Spawn,
     Started,
     Timer,
-    Unhealthy,
     Watch,
 )
 from qwend.effects import Order, Work
 from qwend.errors import QwendError, StepFailed
-from qwend.model.image import ImageSpec
 from qwend.model.launch import Launch
 from qwend.model.service import Exit, Identity, Step
 from qwend.reconciler.desk import Needs
+from qwend.reconciler.outcome import commit
+from qwend.reconciler.watch import watch
 
 if TYPE_CHECKING:
     from qwend.reconciler.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
-
-_PROGRESS_S = 0.5
-_STARTING_S = 0.2
 
 
 class Enactor:
@@ -62,12 +56,12 @@ class Enactor:
             case Spawn():
                 await self._spawn()
             case Watch():
-                self._task("watch", self._watch())
+                self._task("watch", watch(self._box))
             case End(grace_s=grace):
                 self._task("end", self._end(grace))
             case Commit():
                 if "commit" not in self._tasks or self._tasks["commit"].done():
-                    self._task("commit", self._commit())
+                    self._task("commit", commit(self._box))
             case Release(port=port):
                 await self._release(port)
             case Timer(name=name, seconds=seconds):
@@ -132,7 +126,7 @@ class Enactor:
 
     async def _order(self) -> Order:
         box, world, step = self._box, self._box.world, self._box.compiled
-        launch = self._launch()
+        launch = self.launch()
         if step.image is None:
             raise StepFailed(f"{step.engine} names no image", code="no-image")
         image = await world.builders[step.runtime].find(step.image)
@@ -167,7 +161,11 @@ class Enactor:
             scratch=work.scratch,
             port=row.port,
             host=step.policy.host,
-            secrets={name: world.secrets[name] for name in step.secrets},
+            secrets={
+                name: world.secrets[name]
+                for name in (*step.secrets, *launch.optional_secrets)
+                if name in world.secrets
+            },
             gpus=row.gpus,
             memory=step.policy.memory,
             threads=_threads(step.resources.cpus, world.host.cpus),
@@ -202,70 +200,11 @@ class Enactor:
         root = Path(self._box.world.home) / "run" / row.recipe / _folder(row.step)
         return Work(str(root), *(str(root / name) for name in ("out", "scratch", "report.jsonl")))
 
-    def _launch(self) -> Launch:
+    def launch(self) -> Launch:
         launch = self._box.compiled.launch
         if launch is None:
             raise StepFailed(f"{self._box.compiled.engine} has nothing to run", code="no-launch")
         return launch
-
-    async def _watch(self) -> None:
-        """Reads progress until the step ends; probes a service first until it is ready, then to keep it so."""
-        probing = asyncio.create_task(self._probe()) if self._box.row.kind == "service" else None
-        try:
-            while True:
-                self._tell_progress()
-                await self._box.world.clock.sleep(_PROGRESS_S)
-        finally:
-            if probing is not None:
-                probing.cancel()
-
-    def _tell_progress(self) -> None:
-        box = self._box
-        news = box.world.reports.progress(box.key, self._launch(), str(self.log_path()), self.work().report)
-        if news is not None:
-            box.world.hub.tell(news)
-
-    async def _probe(self) -> None:
-        box, clock = self._box, self._box.world.clock
-        probe = self._launch().probe
-        if probe is None:
-            box.post(Healthy())
-            return
-        while await self._sick(work=True) is not None:
-            await clock.sleep(_STARTING_S)
-        box.post(Healthy())
-        interval = box.compiled.policy.probe_interval_s or probe.interval_s
-        misses, since_work = 0, 0.0
-        while True:
-            await clock.sleep(interval)
-            since_work += interval
-            work = since_work >= probe.work_interval_s
-            sick = await self._sick(work=work)
-            since_work = 0.0 if work else since_work
-            misses = misses + 1 if sick else 0
-            if sick is None and box.row.state == "unhealthy":
-                box.post(Healthy())
-            elif sick is not None and misses % probe.failures == 0:
-                box.post(Unhealthy(f"{misses} probes in a row failed: {sick}"))
-
-    async def _sick(self, work: bool) -> str | None:
-        """None if the service answers as it should and the one who answers is ours."""
-        box, launch, row = self._box, self._launch(), self._box.row
-        if launch.probe is None or row.port is None or row.handle is None:
-            return "it has no port yet"
-        headers = self._headers()
-        for probe in (launch.probe.ready, launch.probe.work if work else None):
-            if probe is None:
-                continue
-            sick = await box.world.prober.ask("127.0.0.1", row.port, probe, headers)
-            if sick is not None:
-                return sick
-        ours = await box.world.runtimes[row.handle.runtime].listens(row.handle, row.port)
-        return f"another program answers on port {row.port}" if ours is False else None
-
-    def _headers(self) -> dict[str, str]:
-        key = self._box.world.secrets.get("api_key") if "api_key" in self._box.compiled.secrets else None
-        return {"Authorization": f"Bearer {key}"} if key else {}
 
     async def _end(self, grace: float) -> None:
         box = self._box
@@ -288,64 +227,11 @@ class Enactor:
             box.post(Ended(exit))
             return
         words, port_taken = box.world.reports.last_words(
-            self._launch(), str(self.log_path()), self.work().report
+            self.launch(), str(self.log_path()), self.work().report
         )
-        taken = port_taken or (exit.code is not None and exit.code == self._launch().port_taken_exit)
+        taken = port_taken or (exit.code is not None and exit.code == self.launch().port_taken_exit)
         how = exit.describe()
         box.post(Ended(exit, f"{how}: {words}" if words else how, taken))
-
-    async def _commit(self) -> None:
-        box, step = self._box, self._box.compiled
-        work = self.work()
-        try:
-            metrics, facts = box.world.reports.metrics(work.report)
-            artifact = await box.world.store.commit(
-                work,
-                fingerprint=step.fingerprint,
-                type=step.produces or "report",
-                facts=msgspec.convert(
-                    {**msgspec.to_builtins(step.facts), **facts}, type(step.facts), strict=False
-                ),
-                metrics=metrics,
-                provenance=self._provenance(),
-            )
-            if step.policy.out is not None:
-                await box.world.store.publish(artifact, step.policy.out)
-        except (QwendError, msgspec.ValidationError) as error:
-            if isinstance(error, QwendError):
-                box.post(NotCommitted("; ".join(error.lines()), error.code))
-            else:
-                box.post(NotCommitted(f"the engine's report is malformed: {error}"))
-        else:
-            box.post(Committed(artifact.digest))
-
-    def _provenance(self) -> dict[str, Any]:
-        box, step = self._box, self._box.compiled
-        row = box.row
-        return {
-            "recipe": row.recipe,
-            "step": row.step,
-            "run": row.run,
-            "engine": step.engine,
-            "plugin": step.plugin,
-            "parameters": step.options,
-            "ingredients": step.ingredients,
-            "inputs": box.producers,
-            "image": _image_record(step.image),
-            "runtime": step.runtime,
-            "flavour": step.flavour,
-            "command": list(step.command),
-            "started": row.started,
-            "ended": box.world.clock.wall(),
-            "peak_memory": row.exit.peak if row.exit else None,
-        }
-
-
-def _image_record(image: Any) -> dict[str, Any] | None:
-    if image is None:
-        return None
-    record = {"name": image.name, "digest": image.digest}
-    return {**record, "flavour": image.flavour} if isinstance(image, ImageSpec) else record
 
 
 def _folder(step: str) -> str:

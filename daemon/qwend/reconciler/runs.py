@@ -134,6 +134,7 @@ class Drive:
             type=pin.type,
             facts=step.facts,
             provenance={"source": pin.ref, "identity": pin.identity},
+            only=[file.path for file in pin.files],
         )
         await self._cached(step, artifact)
         return artifact

@@ -26,6 +26,10 @@ class Reports(Protocol):
         """All metrics and facts of a report."""
         ...
 
+    def selected(self, report: str) -> str | None:
+        """Which input the step chose as its artifact, if it chose one."""
+        ...
+
     def last_words(self, launch: Launch, log: str, report: str) -> tuple[str, bool]:
         """Why a step failed in one line, from its report or its log, and whether its port was taken."""
         ...

@@ -27,9 +27,9 @@ class House:
     """A reconciler with its world, and the words that tests speak."""
 
     def __init__(self, given: World) -> None:
-        self.world: Any = given
+        self.world: Any = given  # its rooms are fakes, with more to say than their protocols
         self.reconciler = Reconciler(given)
-        self.runtime: FakeRuntime = self.world.runtimes["native"]
+        self.runtime: Any = self.world.runtimes["native"]
         self._runs = 0
 
     async def up(self, compiled: Compiled, force: tuple[str, ...] = ()) -> Drive:
@@ -328,3 +328,20 @@ async def test_a_step_that_moved_to_another_runtime_is_adopted_there(house: Hous
     assert len(docker.running) == 1
     await fresh.reconciler.close()
     await fresh.world.desk.close()
+
+
+async def test_a_step_that_selects_has_one_of_its_inputs_as_its_artifact(house: House) -> None:
+    chooser = msgspec.structs.replace(job("best", "small", "large"), select=True)
+    house.world.reports.choice = "small"
+    await house.ready(recipe(job("small"), job("large"), chooser))
+    assert house.row("best").artifact == house.row("small").artifact
+
+
+async def test_a_choice_that_was_not_offered_fails_the_step(house: House) -> None:
+    chooser = msgspec.structs.replace(job("best", "small"), select=True)
+    house.world.reports.choice = "other"
+    await house.up(recipe(job("small"), chooser))
+    await house.finish("small")
+    await house.finish("best")
+    assert house.row("best").state == "failed"
+    assert "chose other" in house.row("best").reason

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -155,14 +155,35 @@ class ArtifactStore(Keeping):
         await self._run(work)
 
     async def reference(
-        self, path: str, *, fingerprint: str, type: str, facts: Facts, provenance: Mapping[str, Any]
+        self,
+        path: str,
+        *,
+        fingerprint: str,
+        type: str,
+        facts: Facts,
+        provenance: Mapping[str, Any],
+        only: Collection[str] = (),
     ) -> Artifact:
-        return await self._run(self._refer, path, fingerprint, type, facts, self._clean(provenance))
+        clean = self._clean(provenance)
+        return await self._run(self._refer, path, fingerprint, type, facts, clean, frozenset(only))
 
     def _refer(
-        self, path: str, fingerprint: str, type: str, facts: Facts, provenance: dict[str, Any]
+        self,
+        path: str,
+        fingerprint: str,
+        type: str,
+        facts: Facts,
+        provenance: dict[str, Any],
+        only: frozenset[str],
     ) -> Artifact:
         found = user_files(path)
+        if os.path.isdir(path) and only:
+            found = [one for one in found if one.path in only]
+        if os.path.isdir(path) and len(found) < len(only):
+            missing = ", ".join(sorted(only - {one.path for one in found})[:3])
+            raise QwendError(
+                f"{path} no longer holds {missing}", code="no-such-file", hint="run qwend up again"
+            )
         files = tuple(sorted(self._hash(found), key=lambda file: file.path))
         digest = digest_of(files)
         artifact = Artifact(
