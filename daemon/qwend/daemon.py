@@ -109,7 +109,7 @@ async def _daemon(home: str) -> None:
 
     planning = Planning(
         worker,
-        ChildAsker(builders["native"], Path(home) / "run", hub_env),
+        ChildAsker(builders["native"], Path(home) / "run", hub_env, world.secrets),
         images,
         reconciler,
         runtime=None if chosen.runtime == "auto" else chosen.runtime,

@@ -176,7 +176,8 @@ class FakeStore:
         return self.put(fingerprint, type)
 
     async def alias(self, fingerprint: str, of: Artifact, provenance: Mapping[str, Any]) -> Artifact:
-        return self.put(fingerprint, of.type)
+        self.artifacts[fingerprint] = msgspec.structs.replace(of, fingerprint=fingerprint)
+        return self.artifacts[fingerprint]
 
     async def digest(self, path: str) -> tuple[str, int]:
         return "0" * 64, 0

@@ -30,7 +30,11 @@ _AWAY = {"no-network", "hub-failure", "rate-limited"}
 class ChildAsker:
     """Asks natively whatever the recipe's runtime is: pinning needs the network, not a container."""
 
-    def __init__(self, builder: Builder, home: Path, settings_env: Mapping[str, str]) -> None:
+    def __init__(
+        self, builder: Builder, home: Path, settings_env: Mapping[str, str], secrets: Mapping[str, str]
+    ) -> None:
+        """`secrets` are the daemon's, live: what a question may read is handed to it in a file of its own."""
+        self._secrets = secrets
         self._builder = builder
         self._home = home
         self._settings_env = dict(settings_env)
@@ -42,15 +46,28 @@ class ChildAsker:
         try:
             for file in question.launch.files:
                 (work / file.name).write_text(file.content, encoding="utf-8")
-            places = Places({}, {}, str(work), str(work), str(work), {}, image.location, "127.0.0.1", None, 1)
+            secrets = {
+                name: str(self._hand_over(work, name))
+                for name in question.launch.optional_secrets
+                if name in self._secrets
+            }
+            places = Places(
+                {}, {}, str(work), str(work), str(work), secrets, image.location, "127.0.0.1", None, 1
+            )
             argv, env = bind(question.launch, places)
             return await self._run(argv, {**self._environment(image.location, work), **env})
         finally:
             await asyncio.to_thread(shutil.rmtree, work, True)
 
+    def _hand_over(self, work: Path, name: str) -> Path:
+        path = work / f"secret-{name}"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(self._secrets[name])
+        return path
+
     def _environment(self, prefix: str, work: Path) -> dict[str, str]:
-        """The user's hub settings and token are for this: nothing else of the environment is passed on."""
-        passed = {name: os.environ[name] for name in (*NETWORK, "HF_TOKEN", "HOME") if name in os.environ}
+        """The user's hub settings and caches are for this: nothing else of the environment is passed on."""
+        passed = {name: os.environ[name] for name in (*NETWORK, "HOME") if name in os.environ}
         own = {
             "PATH": f"{prefix}/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",

@@ -103,7 +103,7 @@ def recipe_request(
         runtime=runtime,
         device=device,
         steps=steps,
-        secrets=secret_values(secrets),
+        secrets={**hub_tokens(), **secret_values(secrets)},
         **more,
     )
 
@@ -135,6 +135,17 @@ def spelled_key(given: Sequence[str]) -> str | None:
                 else f"${variable}"
             )
     return None
+
+
+def hub_tokens() -> dict[str, str]:
+    """The user's own tokens for the hubs, from where the hubs' own tools keep them."""
+    home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
+    kept = os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")
+    found = {
+        "hf_token": os.environ.get("HF_TOKEN") or (read_text(kept).strip() if os.path.isfile(kept) else ""),
+        "modelscope_token": os.environ.get("MODELSCOPE_API_TOKEN", ""),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def secret_values(given: Sequence[str]) -> dict[str, str]:

@@ -70,7 +70,6 @@ class Running:
         if planned is None:
             return
         view = plan_view(planned.plan, planned.compiled)
-        self._reconciler.world.secrets.update(request.secrets)
         recipe = planned.compiled.recipe
         async with self._reconciler.world.hub.follow() as news:
             async with self._starting.setdefault(recipe, asyncio.Lock()):
@@ -201,6 +200,7 @@ class Running:
     async def _planned(self, request: RecipeRequest) -> AsyncIterator[Json | Planned]:
         """Progress while it is planned, then the plan."""
         queue: asyncio.Queue[Progress] = asyncio.Queue()
+        self._reconciler.world.secrets.update(request.secrets)
         task = asyncio.create_task(self._planning.plan(request, queue.put_nowait))
         try:
             async for progress in _drain(task, queue):

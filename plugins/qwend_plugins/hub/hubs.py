@@ -23,6 +23,8 @@ from qwend.plugin import (
     Question,
     Resolution,
     ScratchRef,
+    SecretRef,
+    Word,
     driver,
     load_image,
 )
@@ -48,6 +50,8 @@ def drivers(*names: str) -> tuple[LaunchFile, ...]:
 class _Hub:
     scheme: ClassVar[str]
     revision: ClassVar[int] = 1
+    token: ClassVar[str]
+    """The secret with the user's token. Most repositories are public: it is optional."""
 
     def check(self, reference: str) -> Iterable[Finding]:
         match = _REFERENCE.fullmatch(reference)
@@ -56,7 +60,7 @@ class _Hub:
 
     def resolve(self, reference: str, options: dict[str, Any], host: Host) -> Resolution:
         kind = str(options.get("kind", "model"))
-        words = [reference, "--kind", kind]
+        words: list[Word] = [reference, "--kind", kind]
         for want in options.get("wants", ()):
             if str(want).startswith("dataset/") == (kind == "dataset"):
                 words += ["--want", str(want)]
@@ -64,9 +68,11 @@ class _Hub:
             words += ["--type", str(options["type"])]
         if options.get("allow_pickle"):
             words.append("--allow-pickle")
+        words += ["--token-file", SecretRef(self.token)]
         launch = Launch(
             argv=(ImageRef("bin/python"), DriverRef("resolve.py"), *words),
             files=drivers("resolve.py", "facts.py", *MODULES),
+            optional_secrets=(self.token,),
             network=True,
         )
         return Resolution(question=Question(image(), launch), type=options.get("type"))
@@ -79,9 +85,17 @@ class _Hub:
             argv=(
                 *(ImageRef("bin/python"), DriverRef("fetch.py"), "--pin", DriverRef("pin.json")),
                 *("--kind", str(options.get("kind", "model"))),
-                *("--out", OutputRef(), "--partial", ScratchRef("partial")),
+                *(
+                    "--out",
+                    OutputRef(),
+                    "--partial",
+                    ScratchRef("partial"),
+                    "--token-file",
+                    SecretRef(self.token),
+                ),
             ),
             files=(*drivers("fetch.py", *MODULES), LaunchFile("pin.json", asked)),
+            optional_secrets=(self.token,),
             network=True,
             resumable=True,
         )
@@ -92,6 +106,7 @@ class HuggingFace(_Hub):
     """Pinned to a commit; `HF_ENDPOINT` and the user's own cache are honoured by the library."""
 
     scheme: ClassVar[str] = "hf"
+    token: ClassVar[str] = "hf_token"
     summary: ClassVar[str] = "A model or dataset of the Hugging Face hub"
     examples: ClassVar[tuple[str, ...]] = (
         "hf:Qwen/Qwen2.5-0.5B-Instruct",
@@ -103,6 +118,7 @@ class ModelScope(_Hub):
     """Pinned to a commit; `MODELSCOPE_*` and the user's own cache are honoured by the library."""
 
     scheme: ClassVar[str] = "modelscope"
+    token: ClassVar[str] = "modelscope_token"
     summary: ClassVar[str] = "A model or dataset of ModelScope"
     examples: ClassVar[tuple[str, ...]] = (
         "modelscope:Qwen/Qwen2.5-0.5B-Instruct",

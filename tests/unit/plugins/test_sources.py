@@ -7,7 +7,7 @@ import pytest
 
 from qwend.errors import UsageError
 from qwend.model.artifact import Pin, PinnedFile
-from qwend.model.launch import Launch
+from qwend.model.launch import Launch, SecretRef
 from qwend.model.source import Question
 from qwend.plugin.samples import HOSTS
 from qwend_plugins.hub.hubs import HuggingFace, ModelScope
@@ -33,6 +33,7 @@ def test_a_hub_is_asked_in_its_image_with_all_that_is_wanted() -> None:
     launch = asked(HuggingFace(), "hf:Qwen/Q@main/x.gguf", **options)
     assert words(launch) == [
         "hf:Qwen/Q@main/x.gguf", "--kind", "model", "--want", "model/gguf", "--type", "model/gguf", "--allow-pickle",
+        "--token-file",
     ]  # fmt: skip
     assert launch.network
     assert {file.name for file in launch.files} >= {"resolve.py", "hubs.py", "facts.py"}
@@ -42,7 +43,21 @@ def test_what_is_wanted_of_data_is_data() -> None:
     launch = asked(
         ModelScope(), "modelscope:m/w?split=test", kind="dataset", wants=["dataset/text", "model/gguf"]
     )
-    assert words(launch) == ["modelscope:m/w?split=test", "--kind", "dataset", "--want", "dataset/text"]
+    assert words(launch) == [
+        "modelscope:m/w?split=test",
+        "--kind",
+        "dataset",
+        "--want",
+        "dataset/text",
+        "--token-file",
+    ]
+
+
+def test_a_token_is_read_from_a_file_and_gone_without() -> None:
+    launch = asked(HuggingFace(), "hf:Qwen/Q")
+    assert launch.argv[-1] == SecretRef("hf_token")
+    assert launch.optional_secrets == ("hf_token",)
+    assert launch.secrets == ()
 
 
 def test_pinned_files_are_fetched_by_their_hashes_and_not_by_where_a_copy_lies() -> None:
