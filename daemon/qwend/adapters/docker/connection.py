@@ -24,6 +24,10 @@ logger = logging.getLogger("qwend.docker")
 _CALL_TIMEOUT_S = 60
 _THREADS = 8
 _BACKOFF_S = (0.25, 10.0)
+_QUIET_S = 5.0
+"""How long nothing is heard before it is looked anyway: Podman opens its stream with the first event only."""
+_WORDS = {"die": "die", "died": "die", "oom": "oom", "destroy": "destroy", "remove": "destroy"}
+"""What is of interest, in Docker's words and Podman's."""
 
 
 class Refused(StepFailed):
@@ -48,8 +52,8 @@ class Engine(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Something happened. `action` is `connected` (also after an interruption: look at everything again), or
-    the engine's own word: `die`, `oom`, `destroy`."""
+    """A reason to look. `action` is `connected` (also after an interruption: everything may have changed),
+    `quiet` (nothing was heard for a while), or the engine's own word: `die`, `oom`, `destroy`."""
 
     action: str
     marker: str = ""
@@ -152,7 +156,7 @@ class Connection:
             threading.Thread(target=self._pump, args=(label, tell), name="docker-events", daemon=True).start()
             connected = False
             try:
-                while (change := await queue.get()) is not None:
+                while (change := await _next(queue)) is not None:
                     if change.action == "connected":
                         connected, complained, pause = True, False, _BACKOFF_S[0]
                     yield change
@@ -170,15 +174,16 @@ class Connection:
 
     def _pump(self, label: str, tell: Callable[[Change | None], None]) -> None:
         """Body of the events thread: ends when the engine or `close` ends the stream."""
-        filters = {"type": ["container"], "label": [label], "event": ["die", "oom", "destroy"]}
+        filters = {"type": ["container"], "label": [label]}
         try:
             stream = self.call_blocking(lambda client: client.events(decode=True, filters=filters))
             self._streams.add(stream)
             tell(Change("connected"))
             for event in stream:
                 attributes = (event.get("Actor") or {}).get("Attributes") or {}
-                action = event.get("Action") or event.get("status") or ""
-                tell(Change(action, attributes.get("org.qwend.marker", "")))
+                action = _WORDS.get(event.get("Action") or event.get("status") or "")
+                if action is not None:
+                    tell(Change(action, attributes.get("org.qwend.marker", "")))
         except Exception as error:  # whatever it is, the reader must be told, or it waits for ever
             logger.debug("events of Docker Engine ended: %s", error)
         finally:
@@ -199,6 +204,13 @@ class Connection:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+async def _next(queue: asyncio.Queue[Change | None]) -> Change | None:
+    try:
+        return await asyncio.wait_for(queue.get(), _QUIET_S)
+    except TimeoutError:
+        return Change("quiet")
 
 
 def _cdi(info: Mapping[str, Any]) -> bool:

@@ -78,7 +78,12 @@ class Containers:
 
     async def signal(self, container: str, signal: str) -> None:
         """Signals the container's first process; one that has just ended is no error."""
-        await self._tolerant(lambda client: client.kill(container, signal))
+        try:
+            await self.connection.call(lambda client: client.kill(container, signal))
+        except Refused:
+            inspected = await self.inspect(container)
+            if inspected is not None and inspected["State"]["Status"] in LIVING:
+                raise
 
     async def unpause(self, container: str) -> None:
         """Lets a paused container go on: it could not end otherwise."""

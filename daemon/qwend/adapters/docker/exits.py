@@ -11,6 +11,8 @@ from qwend.adapters.docker.identity import MARKER
 from qwend.model.service import Exit, Handle
 
 LIVING = ("running", "paused", "restarting")
+ENDED = ("exited", "dead", "stopped")
+"""States in the engine's words; `stopped` is Podman's."""
 _NEVER = "0001-01-01"
 _SIGNALS = range(129, 129 + 64)
 

@@ -1,8 +1,8 @@
 """A copy of a container's output in a file of ours: bounded, and taken up again where it stopped.
 
 The engine keeps and rotates its own log, so a container is never held up by a slow reader. One thread per
-living container copies it. Beside the file lies `.<name>.at` with the engine's time of the last entry that
-was copied: a daemon that comes back after a crash asks for what came later.
+living container copies it. Beside the file lies `.<name>.at` with the engine's time of the last entry that was
+copied, and how many entries had that time: a daemon that comes back after a crash asks for what came later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger("qwend.docker")
 LIMIT = 16 << 20
 """Bytes of a log before its older half is cut off."""
 
-_TIME_MAX = 40
+_MARK = 60
 _BATCH = 256 << 10
 
 
@@ -37,9 +37,13 @@ class LogFile:
         self._size = os.fstat(self._file).st_size
         mark = path.with_name(f".{path.name}.at")
         self._mark = os.open(mark, os.O_RDWR | os.O_CREAT, 0o600)
-        self.last = os.pread(self._mark, _TIME_MAX, 0).decode("ascii", "replace").strip()
+        stamp, _, count = os.pread(self._mark, _MARK, 0).decode("ascii", "replace").strip().partition(" ")
+        self.last = stamp
+        self._count = int(count) if count.isdigit() else 1
+        """Entries of the last time that were copied: Podman tells times in whole seconds."""
         if self.since() is None:
-            self.last = ""
+            self.last, self._count = "", 0
+        self._resumed, self._skip = self.last, self._count
 
     def since(self) -> float | None:
         """Seconds since 1970 to ask the engine from, None for the beginning."""
@@ -54,8 +58,12 @@ class LogFile:
         for entry in entries:
             time, _, text = entry.partition(b" ")
             stamp = time.decode("ascii", "replace")
-            if len(stamp) > _TIME_MAX or not stamp > self.last:
+            if stamp < self._resumed:
                 continue
+            if stamp == self._resumed and self._skip > 0:
+                self._skip -= 1
+                continue
+            self._count = self._count + 1 if stamp == self.last else 1
             self.last = stamp
             texts.append(text)
         if not texts:
@@ -63,7 +71,7 @@ class LogFile:
         data = b"".join(texts)
         _write(self._file, data)
         self._size += len(data)
-        os.pwrite(self._mark, self.last.ljust(_TIME_MAX).encode(), 0)
+        os.pwrite(self._mark, f"{self.last} {self._count}".ljust(_MARK).encode(), 0)
         if self._size > self.limit:
             self._cut()
 

@@ -14,7 +14,7 @@ from qwend.adapters.docker.connection import Connection, Engine, Refused
 from qwend.adapters.docker.container import container
 from qwend.adapters.docker.containers import Containers
 from qwend.adapters.docker.environment import environment
-from qwend.adapters.docker.exits import LIVING, exit_of, handle_of
+from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of
 from qwend.adapters.docker.identity import LOG, MARKER, OWNED, container_name
 from qwend.adapters.docker.logs import LogCopy, copy
 from qwend.adapters.docker.mounts import User
@@ -212,7 +212,7 @@ class DockerRuntime:
             status = inspected["State"]["Status"]
             if status in LIVING:
                 self._follow(inspected)
-            elif status in {"exited", "dead"} and handle.id not in told:
+            elif status in ENDED and handle.id not in told:
                 await asyncio.to_thread(self._finish, inspected)
                 told.add(handle.id)
                 self._known.pop(handle.marker, None)

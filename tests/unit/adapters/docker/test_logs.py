@@ -30,6 +30,20 @@ def test_a_copy_that_was_cut_off_goes_on_after_its_last_entry(tmp_path: Path) ->
     assert (tmp_path / "log").read_text() == "one\ntwo\nthree\n"
 
 
+def test_entries_of_one_time_are_neither_lost_nor_told_twice(tmp_path: Path) -> None:
+    first = LogFile(tmp_path / "log")
+    first.write([entry(1, "one"), entry(1, "two")])
+    first.write([entry(1, "three")])
+    first.close()
+    second = LogFile(tmp_path / "log")
+    second.write([entry(1, "one"), entry(1, "two"), entry(1, "three"), entry(1, "four"), entry(2, "five")])
+    second.close()
+    third = LogFile(tmp_path / "log")
+    third.write([entry(2, "five"), entry(2, "six")])
+    third.close()
+    assert (tmp_path / "log").read_text().split() == ["one", "two", "three", "four", "five", "six"]
+
+
 def test_a_log_stays_below_its_limit_and_keeps_the_newest_whole_lines(tmp_path: Path) -> None:
     file = LogFile(tmp_path / "log", limit=1000)
     for second in range(500):
