@@ -16,7 +16,8 @@ def summary(answer: Json) -> list[str]:
     engines = {step["name"]: step["engine"] for step in answer["compiled"]["steps"]}
     todo = [action for action in plan["actions"] if action["verb"] != "keep"]
     kept = len(plan["actions"]) - len(todo)
-    lines = [f"{plan['recipe']}: {len(todo)} to do" + (f", {kept} stay as they are" if kept else "")]
+    stays = "" if not kept else ", 1 stays as it is" if kept == 1 else f", {kept} stay as they are"
+    lines = [f"{plan['recipe']}: {len(todo)} to do{stays}"]
     wide = max((len(action["verb"]) for action in todo), default=0)
     for action in todo:
         engine = f" ({engines[action['step']]})" if action["step"] in engines else ""

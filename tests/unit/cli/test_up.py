@@ -139,7 +139,7 @@ def test_up_tells_what_it_does_why_and_how_far_it_is(qwend: Qwend, daemon: FakeD
     assert ended.code == 0
     lines = ended.err.splitlines()
     assert lines[:3] == [
-        "huanhuan: 2 to do, 1 stay as they are",
+        "huanhuan: 2 to do, 1 stays as it is",
         "  run      q4 (llama-cpp/quantize): with.type Q4_K_M → Q5_K_M",
         "  replace  chat (llama-cpp/serve): from.q4 changed",
     ]
