@@ -20,6 +20,7 @@ from qwend.effects import Progress
 from qwend.errors import QwendError, Unreachable, UsageError
 from qwend.model.artifact import Pin
 from qwend.model.host import Host
+from qwend.model.image import HostProgram
 from qwend.model.plan import Compiled, Plan
 from qwend.model.source import Question
 from qwend.reconciler.reconciler import Reconciler
@@ -109,11 +110,23 @@ class Planning:
         snapshot = Snapshot(
             host=host or await world.machine.observe(),
             artifacts=await self._whole(compiled),
-            images=await self._images.keys(),
+            images=await self._realised(compiled),
             rows={row.step: row for row in self._reconciler.rows(compiled.recipe)},
             previous={step.name: step for step in old.steps} if old else {},
         )
         return plan(compiled, snapshot, force)
+
+    async def _realised(self, compiled: Compiled) -> set[tuple[str, str]]:
+        """Realised images, and those programs of the host that the recipe names and that are there."""
+        found = await self._images.keys()
+        programs = {
+            step.image.program: step for step in compiled.steps if isinstance(step.image, HostProgram)
+        }
+        for program, step in programs.items():
+            builder = self._reconciler.world.builders.get(step.runtime)
+            if builder is not None and step.image is not None and await builder.find(step.image) is not None:
+                found.add(("program", program))
+        return found
 
     async def _whole(self, compiled: Compiled) -> frozenset[str]:
         store = self._reconciler.world.store

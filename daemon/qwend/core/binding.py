@@ -103,7 +103,7 @@ def _fill(ref: Ref, places: Places) -> str:
                 )
             return places.secrets[name]
         case ImageRef(path=path):
-            return posixpath.join(places.image, path)
+            return posixpath.join(places.image, path) if path else places.image
         case BindRef():
             return places.bind
         case ThreadsRef():
@@ -140,7 +140,7 @@ def _name(ref: Ref) -> str:
         case DriverRef(name=name) | SecretRef(name=name):
             return f"<{name}>"
         case ImageRef(path=path):
-            return path
+            return path or "<program>"
         case BindRef():
             return "<address>"
         case ThreadsRef():

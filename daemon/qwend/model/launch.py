@@ -55,7 +55,7 @@ class BindRef(msgspec.Struct, frozen=True, tag="bind"):
 
 
 class ImageRef(msgspec.Struct, frozen=True, tag="image"):
-    """A path inside the realised image (`bin/llama-quantize`)."""
+    """A path inside the realised image (`bin/llama-quantize`); empty: the image itself, where it is a program."""
 
     path: str
 

@@ -15,7 +15,7 @@ from qwend.adapters.native.listening import listens
 from qwend.adapters.native.supervisor import NativeSupervisor
 from qwend.core.binding import Places, bind
 from qwend.effects import Order
-from qwend.errors import StepFailed
+from qwend.errors import QwendError, StepFailed
 from qwend.model.service import Exit, Handle
 
 
@@ -92,6 +92,10 @@ class NativeRuntime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            # With nothing under it supervisord has no reason to stay; else it leaves when the last step ends.
+            with contextlib.suppress(QwendError):
+                await self._supervisor.shutdown_when_empty()
         await self._supervisor.close()
 
     def _watch(self) -> None:

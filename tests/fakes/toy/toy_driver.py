@@ -1,0 +1,160 @@
+"""What a toy step runs. Imports nothing of qwend."""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+BEGUN = time.monotonic()
+
+
+def report(**row: object) -> None:
+    with open(os.environ["QWEND_REPORT"], "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def job(args: argparse.Namespace) -> int:
+    mark = Path(args.scratch) / "tried"
+    first = not mark.exists()
+    mark.touch()
+    done = Path(args.out) / "steps.txt"
+    step = len(done.read_text().split()) if args.resume and done.exists() else 0
+    ends = time.monotonic() + args.seconds
+    while time.monotonic() < ends or step == 0:
+        step += 1
+        report(
+            progress={
+                "phase": "count",
+                "done": step,
+                "total": max(step, int(args.seconds * 10)),
+                "unit": "steps",
+            }
+        )
+        if args.resume:
+            with done.open("a") as file:
+                file.write(f"{step}\n")
+        time.sleep(min(0.1, args.seconds))
+    if args.eat:
+        held = bytearray(args.eat)
+        held[::4096] = b"x" * len(held[::4096])
+    if args.fill:
+        with open(Path(args.out) / "fill.bin", "wb") as file:
+            file.writelines(os.urandom(min(1 << 20, args.fill)) for _ in range(0, args.fill, 1 << 20))
+    if args.last_words:
+        print(args.last_words, flush=True)
+    if args.once and first:
+        return 1
+    if args.metric is not None:
+        report(metric={"name": "score", "value": args.metric})
+    (Path(args.out) / "text.txt").write_text(f"{args.text}\n{len(args.input or ())}\n")
+    return int(args.exit)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    args: argparse.Namespace
+
+    def do_GET(self) -> None:
+        loading = time.monotonic() - BEGUN < self.args.load
+        self._say(503 if loading else 200, {"status": "loading" if loading else "ok", "pid": os.getpid()})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        late = self.args.hang_after is not None and time.monotonic() - BEGUN > self.args.hang_after
+        if self.args.hang_work or late:
+            time.sleep(3600)
+        self._say(200, {"ok": True})
+
+    def _say(self, status: int, body: dict[str, object]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Probes are no news."""
+
+
+def serve(args: argparse.Namespace) -> int:
+    if args.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif args.polite:
+        signal.signal(signal.SIGTERM, lambda number, frame: polite(args, number, frame))
+    sleeper = [
+        sys.executable,
+        "-c",
+        "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(3600)",
+    ]
+    if args.fork:
+        subprocess.Popen(sleeper)
+    if args.setsid:
+        subprocess.Popen(sleeper, start_new_session=True, stdin=subprocess.DEVNULL)
+    if args.fail:
+        print(args.fail, file=sys.stderr, flush=True)
+        return 1
+    written = 0
+    while written < args.flood:
+        written += os.write(1, b"x" * 8191 + b"\n")
+    time.sleep(args.slow)
+    if args.die_after is not None:
+        timer = threading.Timer(args.die_after, lambda: os._exit(args.die_code))
+        timer.daemon = True
+        timer.start()
+    Handler.args = args
+    try:
+        server = http.server.ThreadingHTTPServer((args.host, args.port), Handler)
+    except OSError as error:
+        print(f"cannot listen on port {args.port}: {error}", file=sys.stderr)
+        return 98
+    print(f"listening on {args.port}", flush=True)
+    server.serve_forever()
+    return 0
+
+
+def polite(args: argparse.Namespace, number: int, frame: FrameType | None) -> None:
+    time.sleep(args.polite)
+    print("ended in order", flush=True)
+    os._exit(0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("job")
+    for name in ("--out", "--scratch", "--text", "--last-words"):
+        one.add_argument(name, default="")
+    one.add_argument("--input", action="append")
+    for name in ("--seconds", "--metric"):
+        one.add_argument(name, type=float, default=None if name == "--metric" else 0.0)
+    for name in ("--exit", "--fill", "--eat"):
+        one.add_argument(name, type=int, default=0)
+    for name in ("--once", "--resume"):
+        one.add_argument(name, action="store_true")
+    two = verbs.add_parser("serve")
+    two.add_argument("--host", default="127.0.0.1")
+    two.add_argument("--port", type=int, required=True)
+    for name in ("--ignore-sigterm", "--fork", "--setsid", "--hang-work"):
+        two.add_argument(name, action="store_true")
+    for name in ("--polite", "--slow", "--load"):
+        two.add_argument(name, type=float, default=0.0)
+    for name in ("--hang-after", "--die-after"):
+        two.add_argument(name, type=float)
+    two.add_argument("--die-code", type=int, default=1)
+    two.add_argument("--flood", type=int, default=0)
+    for name in ("--fail", "--text"):
+        two.add_argument(name, default="")
+    args = parser.parse_args()
+    return job(args) if args.verb == "job" else serve(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
