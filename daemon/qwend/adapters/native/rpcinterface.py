@@ -97,7 +97,7 @@ def answer(method: Callable[..., Any]) -> Callable[..., str]:
 class NativeInterface:
     """The methods `qwend.*` of the XML-RPC server; names with an underscore are not published."""
 
-    def __init__(self, supervisord: Any, places: Places) -> None:
+    def __init__(self, supervisord: Any, places: Places, alone_s: float) -> None:
         self._supervisord = supervisord
         self._places = places
         self._journal = Journal(places.journal)
@@ -106,6 +106,8 @@ class NativeInterface:
         self._oom = OomWatch()
         self._next_look = 0.0
         self._leaving = False
+        self._alone_s = alone_s
+        self._alone_since = time.monotonic()
         self._wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._wake.setblocking(False)
 
@@ -146,9 +148,9 @@ class NativeInterface:
 
     @answer
     def shutdown_when_empty(self) -> bool:
-        """Leaves when the last child is gone; a spawn before that cancels it. True if that is now."""
+        """Leaves when the last process is gone; a spawn before that cancels it. True if that is now."""
         self._leaving = True
-        return not self._children
+        return self._empty()
 
     def _turn(self, *_: Any, **__: Any) -> None:
         """One turn of the main loop: at least once a second, and at once when a child ends."""
@@ -163,7 +165,7 @@ class NativeInterface:
         except Exception:
             # Whatever it is, the steps go on and so does the loop.
             self._supervisord.options.logger.error(traceback.format_exc())
-        if self._leaving and not self._children:
+        if self._leaving and self._empty():
             self._supervisord.options.mood = states.SupervisorStates.SHUTDOWN
 
     def _reap(self) -> None:
@@ -208,18 +210,31 @@ class NativeInterface:
         for child in (*self._children.values(), *self._fading.values()):
             with contextlib.suppress(OSError):  # moved away, or on a full disk: the step itself goes on
                 cut(child.log, child.log_max_bytes)
+        self._let_fade()
+        if self._children or self._fading or _listens(self._places.wake):
+            self._alone_since = time.monotonic()
+        elif time.monotonic() - self._alone_since > self._alone_s:
+            self._leaving = True
+
+    def _let_fade(self) -> None:
+        """A step's log, and with it the step, goes on as long as anything of its tree is left."""
         if self._fading:
-            # A log goes on as long as anything of the tree is left to write it.
             instance = next(iter(self._fading)).partition(":")[0]
             living = look(instance).markers()
             self._fading = {marker: child for marker, child in self._fading.items() if marker in living}
 
+    def _empty(self) -> bool:
+        if not self._children:
+            self._let_fade()
+        return not self._children and not self._fading
 
-def make_interface(supervisord: Any, lock_fd: str, ready_fd: str) -> NativeInterface:
+
+def make_interface(supervisord: Any, lock_fd: str, ready_fd: str, alone_s: str) -> NativeInterface:
     """The factory that supervisord calls, before it serves.
 
     `lock_fd` is the inherited, locked lock file: it stays locked as long as we live. `ready_fd` is a pipe
-    that gets a byte when the main loop runs, and closes without one if it never does.
+    that gets a byte when the main loop runs, and closes without one if it never does. `alone_s` is how long
+    we stay with no process to look after and no daemon that listens.
     """
     places = Places.of(Path(supervisord.options.configfile).parent.parent)
     os.chdir(places.folder)
@@ -231,7 +246,7 @@ def make_interface(supervisord: Any, lock_fd: str, ready_fd: str) -> NativeInter
     _keep_to_ourselves()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    interface = NativeInterface(supervisord, places)
+    interface = NativeInterface(supervisord, places, float(alone_s))
     supervisord.reap = interface._turn
 
     def running(_: Any) -> None:
@@ -252,6 +267,12 @@ def _keep_to_ourselves() -> None:
         if fd > 2:
             with contextlib.suppress(OSError):  # the listing's own is closed already
                 os.set_inheritable(fd, False)
+
+
+def _listens(wake: Path) -> bool:
+    """Whether a daemon has bound the socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(os.fspath(wake)) == 0
 
 
 class _Waker:

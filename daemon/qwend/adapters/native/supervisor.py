@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from qwend.adapters.native import supervisord
+from qwend.adapters.native.bell import Bell
 from qwend.adapters.native.data import Ensured, ExitRecord, Spawned, SpawnRequest, StopResult
 from qwend.adapters.native.ending import OnKill, end_tree
 from qwend.adapters.native.grip import take
@@ -54,8 +54,7 @@ class NativeSupervisor:
         self._ended: set[str] = set()  # those of them whose exit was told
         self._killed: set[ProcessIdentity] = set()
         self._lost: set[str] = set()  # found, and not yet told to who asks `ensure`
-        self._news = asyncio.Event()
-        self._bell: socket.socket | None = None
+        self._bell = Bell(self.places.wake)
 
     async def ensure(self) -> Ensured:
         """Makes sure that a supervisord serves, and tells what was found.
@@ -70,7 +69,7 @@ class NativeSupervisor:
 
     async def _ensure(self) -> tuple[int, bool]:
         async with self._ensuring:
-            self._listen()
+            self._bell.listen()
             serving = self._serving
             serves = serving is not None and still_the_same(serving)
             if serving is not None and serves and not (self._outdated and await self._retire()):
@@ -146,10 +145,10 @@ class NativeSupervisor:
     async def exits(self, since: str = "") -> AsyncIterator[ExitRecord]:
         """Every exit behind the cursor `since` (empty: all that is not acknowledged), then each new one as
         it comes. Never ends by itself."""
-        self._listen()
+        self._bell.listen()
         reader = JournalReader(self.places.journal, since)
         while True:
-            self._news.clear()
+            self._bell.quiet()
             for fields in reader.read():
                 record = ExitRecord.of(fields)
                 if self._mains.get(record.marker) == record.identity:
@@ -157,7 +156,7 @@ class NativeSupervisor:
                 if record.identity in self._killed:
                     record = _not_for_memory(record)
                 yield record
-            await self._news.wait()
+            await self._bell.wait()
 
     async def acknowledge(self, record: ExitRecord) -> None:
         """The exit is recorded: the journal need not keep it (others before it may still be open).
@@ -184,10 +183,7 @@ class NativeSupervisor:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        if self._bell is not None:
-            asyncio.get_running_loop().remove_reader(self._bell)
-            self._bell.close()
-            self._bell = None
+        self._bell.close()
 
     def _forget(self, marker: str) -> None:
         self._mains.pop(marker, None)
@@ -259,25 +255,6 @@ class NativeSupervisor:
                 code="supervisor-gone",
                 hint="qwend starts a new one by itself; if this comes again, see the log beside the socket",
             ) from None
-
-    def _listen(self) -> None:
-        """Binds the socket at which supervisord rings when the journal has news."""
-        if self._bell is not None:
-            return
-        bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        bell.setblocking(False)
-        self.places.wake.unlink(missing_ok=True)
-        bell.bind(str(self.places.wake))
-        os.chmod(self.places.wake, 0o600)
-        asyncio.get_running_loop().add_reader(bell, self._rung)
-        self._bell = bell
-
-    def _rung(self) -> None:
-        assert self._bell is not None
-        with suppress(BlockingIOError):
-            while self._bell.recv(64):
-                pass
-        self._news.set()
 
 
 async def _gone(identity: ProcessIdentity | None) -> None:

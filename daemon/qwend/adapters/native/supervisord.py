@@ -13,6 +13,9 @@ import qwend
 from qwend.adapters.native.places import Places
 from qwend.errors import Unreachable
 
+ALONE_S = 30.0
+"""A supervisord with nothing to look after leaves when no daemon has listened for so long."""
+
 _STARTS_WITHIN_S = 30.0
 _LOCK_FD, _READY_FD = 3, 4
 
@@ -39,6 +42,7 @@ chmod = 0600
 supervisor.rpcinterface_factory = qwend.adapters.native.rpcinterface:make_interface
 lock_fd = {lock_fd}
 ready_fd = {ready_fd}
+alone_s = {alone_s}
 """
 
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR")
@@ -98,7 +102,9 @@ def _write_config(places: Places) -> None:
         socket = "%(here)s/" + places.socket.name
     else:
         socket = str(places.socket).replace("%", "%%")
-    text = _CONFIG.format(log=places.log.name, socket=socket, lock_fd=_LOCK_FD, ready_fd=_READY_FD)
+    text = _CONFIG.format(
+        log=places.log.name, socket=socket, lock_fd=_LOCK_FD, ready_fd=_READY_FD, alone_s=ALONE_S
+    )
     fd = os.open(places.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:
         file.write(text)
