@@ -86,7 +86,7 @@ async def test_a_job_can_do_nothing_but_its_work(
     assert facts["interfaces"].split() == ["lo"]
     assert facts["memory"].strip() == str(256 << 20)
     assert facts["pids"].strip() == "4096"
-    assert facts["init"].strip() in {"docker-init", "tini", "catatonit"}
+    assert facts["init"].strip() in {"docker-init", "tini", "catatonit", "podman-init"}
     assert not {"mounted", "chowned", "socket"} & set(seen.splitlines())
     assert seen.splitlines()[-1] == "done"
     assert os.stat(f"{order.output}/probe").st_uid == os.getuid()
