@@ -135,11 +135,12 @@ async def test_27_a_changed_file_of_the_users_is_told_and_left_alone(tmp_path: P
 # 28 --------------------------------------------------------------------------------------------------------
 
 
-async def state_with_rows(folder: Path, count: int) -> Path:
+async def state_with_rows(folder: Path, count: int, distinct: int = 1000) -> Path:
     state = await SqliteState.open(str(folder / "state.db"))
     for number in range(count):
-        row = {"key": f"r/s{number}", "recipe": "r", "state": "ready", "ballast": "x" * 500}
-        await state.record(Event("service.ready", f"r/s{number}", table="step", row=row))
+        name = f"r/s{number % distinct}"
+        row = {"key": name, "recipe": "r", "state": "ready", "ballast": "x" * 500}
+        await state.record(Event("service.ready", name, table="step", row=row))
     await state.lease_port("r/s0", None)
     await state.close()
     return folder / "state.db"
@@ -169,13 +170,13 @@ async def refusal(path: Path) -> QwendError:
     return caught.value
 
 
-@pytest.mark.parametrize("where", ["header", "middle", "short"])
+@pytest.mark.parametrize("where", ["header", "middle", "short", "events"])
 async def test_28_a_damaged_state_is_refused_kept_and_not_made_worse(tmp_path: Path, where: str) -> None:
-    path = await state_with_rows(tmp_path, 100)
+    path = await state_with_rows(tmp_path, 100, distinct=3 if where == "events" else 100)
     crashed(path)
     if where == "header":
         scribble(path, 0, 100)
-    elif where == "middle":
+    elif where in {"middle", "events"}:
         scribble(path, path.stat().st_size // 2 // 4096 * 4096, 8192)
     else:
         os.truncate(path, path.stat().st_size // 2)

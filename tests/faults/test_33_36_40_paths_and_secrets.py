@@ -74,8 +74,9 @@ async def commit_as_it_is(store: ArtifactStore, output: str) -> None:
     await store.commit(work, fingerprint="f1", type="report", facts=Facts(), metrics={}, provenance={})
 
 
+@pytest.mark.parametrize("moment", ["scan", "_share"])
 async def test_33_a_file_that_is_swapped_for_a_link_while_it_is_taken_in_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     from qwend.adapters.store import intake
 
@@ -85,15 +86,15 @@ async def test_33_a_file_that_is_swapped_for_a_link_while_it_is_taken_in_is_not_
     store = await ArtifactStore.open(str(tmp_path / "store"))
     work = await store.prepare("f1", keep=False)
     (tmp_path / "store/work/f1/out/model").write_text("m")
-    scan = intake.scan
+    real = getattr(intake, moment)
 
-    def swapped(root: str, owner: int) -> intake.Output:
-        found = scan(root, owner)
+    def swapped(root: str, *more: object) -> object:
+        found = real(root, *more)
         os.unlink(os.path.join(root, "model"))
         os.symlink(key, os.path.join(root, "model"))
         return found
 
-    monkeypatch.setattr(intake, "scan", swapped)
+    monkeypatch.setattr(intake, moment, swapped)
     with pytest.raises(QwendError, match="cannot be kept"):
         await commit_as_it_is(store, work.output)
     assert key.stat().st_mode & 0o777 == 0o600

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from qwend.adapters import state_schema
 from qwend.adapters.state import SqliteState
 from qwend.adapters.state_feed import LIMIT
+from qwend.adapters.state_writer import Transaction, freeze
 from qwend.errors import QwendError
 from qwend.model.event import Event
 
@@ -90,6 +91,25 @@ async def test_one_ask_that_fails_takes_nothing_else_with_it(tmp_path: Path) -> 
     )
     assert isinstance(answers[1], QwendError)
     assert [event.subject for event in state.events()] == ["before", "after"]
+    await state.close()
+
+
+async def test_what_an_ask_wrote_before_it_failed_is_undone_alone(tmp_path: Path) -> None:
+    state = await opened(tmp_path)
+
+    def fails_half_way(transaction: Transaction) -> None:
+        transaction.append(freeze(step("r/half", "ready")))
+        raise QwendError("half-way")
+
+    before = asyncio.ensure_future(state.record(Event("n", "before")))
+    failing = asyncio.ensure_future(state._ask(fails_half_way))
+    after = asyncio.ensure_future(state.record(Event("n", "after")))
+    assert [event.seq for event in await before + await after] == [1, 2]
+    with pytest.raises(QwendError, match="half-way"):
+        await failing
+    assert [event.subject for event in state.events()] == ["before", "after"]
+    assert state.rows("step") == {}
+    assert state.replay() == {}
     await state.close()
 
 

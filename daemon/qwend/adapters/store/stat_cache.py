@@ -64,13 +64,6 @@ class StatCache:
             except sqlite3.Error as error:
                 logger.debug("the digest cache cannot be written: %s", error)
 
-    def forget(self, stat: os.stat_result) -> None:
-        """What was kept of this inode was wrong."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            self._connection.execute(
-                "DELETE FROM files WHERE dev = ? AND ino = ?", (stat.st_dev, stat.st_ino)
-            )
-
     def close(self) -> None:
         with self._lock:
             self._connection.close()

@@ -101,10 +101,7 @@ class Verifier:
             return "is being written to"
         except OSError as error:
             return f"cannot be read: {error.strerror}"
-        if found == sha256:
-            return None
-        self._hasher.cache.forget(status)
-        return f"has sha256 {found} instead of {sha256}"
+        return None if found == sha256 else f"has sha256 {found} instead of {sha256}"
 
     def _check_view(self, artifact: Artifact) -> list[Damage]:
         path = changed_file(self._hasher, artifact, fresh=True)

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -440,21 +441,31 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwend.adapters.store.hashing.time.time_ns", lambda: real() + 60_000_000_000)
 
 
-async def test_a_file_that_changed_a_moment_ago_is_not_believed_by_its_time_stamp(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changed_ns", "read_after_ns", "believed"),
+    [
+        (1_700_000_000_123_456_789, 1_000_000, False),
+        (1_700_000_000_123_456_789, 60_000_000, True),
+        (1_700_000_000_000_000_000, 60_000_000, False),
+        (1_700_000_000_000_000_000, 2_100_000_000, True),
+        (1_700_000_000_123_456_789, -5_000_000_000, False),
+    ],
+)
+def test_a_time_stamp_is_believed_once_its_tick_is_over(
+    tmp_path: Path, changed_ns: int, read_after_ns: int, believed: bool
 ) -> None:
-    mine = tmp_path / "m"
-    mine.write_bytes(b"one")
-    store = await opened(tmp_path)
-    read = reads(monkeypatch)
-    monkeypatch.setattr(
-        "qwend.adapters.store.hashing.time.time_ns", lambda: mine.stat().st_ctime_ns + 1_000_000
+    (tmp_path / "f").write_bytes(b"x")
+    real = os.stat(tmp_path / "f")
+    status = SimpleNamespace(
+        st_dev=real.st_dev, st_ino=real.st_ino, st_size=1, st_mtime_ns=changed_ns, st_ctime_ns=changed_ns
     )
-    first = await store.digest(str(mine))
-    mine.write_bytes(b"two")
-    assert await store.digest(str(mine)) != first
-    assert len(read) == 2
-    await store.close()
+    cache = StatCache(str(tmp_path / "cache.db"))
+    cache.put(status, "digest", changed_ns + read_after_ns)  # type: ignore[arg-type]
+    assert cache.get(status) == ("digest" if believed else None)  # type: ignore[arg-type]
+    for field in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"):
+        other = SimpleNamespace(**{**vars(status), field: getattr(status, field) + 1})
+        assert cache.get(other) is None  # type: ignore[arg-type]
+    cache.close()
 
 
 async def test_a_changed_local_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
