@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +19,12 @@ _LIMIT = 4 << 20
 
 
 def address(environ: Mapping[str, str]) -> tuple[str, int] | str | None:
-    """Where the engine should be: DOCKER_HOST, else the first socket that exists of the usual ones.
+    """Where the engine should be, by the rules of the docker command: DOCKER_HOST, else the chosen context
+    (DOCKER_CONTEXT, or that of its configuration), else the first socket that exists of the usual ones.
 
     A unix socket's path, or host and port; None where there is none, or where it takes ssh or TLS to ask.
     """
-    given = environ.get("DOCKER_HOST", "")
+    given = environ.get("DOCKER_HOST") or _host_of_context(environ)
     if given:
         parts = urlsplit(given)
         if parts.scheme == "unix":
@@ -39,6 +41,28 @@ def address(environ: Mapping[str, str]) -> tuple[str, int] | str | None:
             os.path.join(home, ".docker/desktop/docker.sock"),
         ]
     return next((path for path in usual if os.path.exists(path)), None)
+
+
+def _host_of_context(environ: Mapping[str, str]) -> str:
+    """The address of the chosen context; empty for the default one."""
+    folder = environ.get("DOCKER_CONFIG") or os.path.join(environ.get("HOME", ""), ".docker")
+    name = environ.get("DOCKER_CONTEXT") or _json(os.path.join(folder, "config.json")).get("currentContext")
+    if not isinstance(name, str) or name in {"", "default"}:
+        return ""
+    digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
+    found: Any = _json(os.path.join(folder, "contexts/meta", digest, "meta.json"))
+    for member in ("Endpoints", "docker", "Host"):
+        found = found.get(member) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            found = msgspec.json.decode(file.read(_LIMIT))
+    except (OSError, ValueError, msgspec.DecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 async def engine_version(environ: Mapping[str, str]) -> str | None:

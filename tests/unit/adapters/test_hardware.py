@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import subprocess
@@ -161,6 +162,22 @@ def test_the_engine_is_looked_for_where_the_environment_says(tmp_path: Path) -> 
     (tmp_path / ".docker/run/docker.sock").touch()
     found = address({"HOME": str(tmp_path)})
     assert found in {"/var/run/docker.sock", "/run/docker.sock", str(tmp_path / ".docker/run/docker.sock")}
+
+
+def test_the_chosen_context_of_the_docker_command_counts(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"rootless").hexdigest()
+    folder = tmp_path / "contexts/meta" / digest
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(
+        '{"Name":"rootless","Endpoints":{"docker":{"Host":"unix:///r/d.sock"}}}'
+    )
+    named = {"DOCKER_CONFIG": str(tmp_path), "DOCKER_CONTEXT": "rootless"}
+    assert address(named) == "/r/d.sock"
+    (tmp_path / "config.json").write_text('{"currentContext": "rootless"}')
+    assert address({"DOCKER_CONFIG": str(tmp_path)}) == "/r/d.sock"
+    assert address({**named, "DOCKER_HOST": "unix:///other"}) == "/other"
+    (folder / "meta.json").write_text("[]")
+    assert address(named) != "/r/d.sock"
 
 
 async def test_an_engine_is_asked_for_its_version_and_for_cards(tmp_path: Path) -> None:
