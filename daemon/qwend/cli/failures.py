@@ -17,8 +17,9 @@ _LOG_LIMIT = 1 << 20
 def report(error: BaseException) -> int:
     """Prints what went wrong and gives the exit code for it."""
     if isinstance(error, QwendError):
+        here = _here()
         for line in error.lines():
-            _say(line if error.where or error.details else f"qwend: {line}")
+            _say(line.removeprefix(here) if error.where or error.details else f"qwend: {line}")
         return error.exit_code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.message, err=True)
@@ -36,6 +37,14 @@ def report(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     _unexpected(error)
     return 1
+
+
+def _here() -> str:
+    """The current folder as paths in it begin: what lies here is named without it."""
+    try:
+        return os.path.join(os.getcwd(), "")
+    except OSError:
+        return ""
 
 
 def unknown(kind: str, given: str, known: Iterable[str], *, see: str) -> UsageError:

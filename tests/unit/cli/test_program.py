@@ -128,6 +128,11 @@ def test_all_errors_of_a_recipe_are_told_each_on_its_line(qwend: Qwend, daemon: 
     assert ended.code == 2
 
 
+def test_a_recipe_in_the_current_folder_is_named_without_it(qwend: Qwend, daemon: FakeDaemon) -> None:
+    daemon.fails("GET", "/v1/ports", 400, kind="UsageError", message="bad", where=f"{os.getcwd()}/r.yaml:1:3")
+    assert qwend("ports").err == "r.yaml:1:3: bad\n"
+
+
 def test_a_bug_is_one_line_and_its_traceback_lies_in_the_log(
     qwend: Qwend, daemon: FakeDaemon, home: Path
 ) -> None:
