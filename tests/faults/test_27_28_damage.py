@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qwend.adapters.rebuild import Rebuilt, rebuild
 from qwend.adapters.state import SqliteState
 from qwend.adapters.state_schema import VERSION, connect, salvage, set_aside
 from qwend.adapters.store import ArtifactStore
@@ -223,19 +224,22 @@ async def test_28_a_rebuild_recovers_rows_that_can_be_read_and_every_artifact(tm
     crashed(path)
     scribble(path, path.stat().st_size // 2 // 4096 * 4096)
     await refusal(path)
-    aside = set_aside(str(path))
-    assert aside is not None
-    assert not path.exists()
-    events = salvage(aside)
-    assert all(event.table == "step" for event in events), "ports are asked for again"
+    done = await rebuild(str(tmp_path))
+    assert done.kept is not None
+    assert done.artifacts == 1
     state = await SqliteState.open(str(path))
-    await state.record(*events)
     recovered = state.rows("step")
+    assert done.rows == {"step": len(recovered)}, "ports are not recovered: what runs is asked for its own"
     assert len(recovered) > 100
     assert all(row["state"] == "ready" for row in recovered.values())
     assert state.replay() == {"step": recovered}
     await state.close()
     assert list(manifests_of(str(tmp_path / "store"))) == [artifact]
+
+
+async def test_28_a_rebuild_of_nothing_is_an_empty_state(tmp_path: Path) -> None:
+    assert await rebuild(str(tmp_path)) == Rebuilt(None, {}, 0)
+    assert await rebuild(str(tmp_path)) != Rebuilt(None, {}, 0)
 
 
 def test_28_nothing_to_set_aside_is_no_failure(tmp_path: Path) -> None:
