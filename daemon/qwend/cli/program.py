@@ -86,7 +86,13 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 root = Root(
     "qwend",
     help="Turns a recipe into a running Qwen model: fetch, train, quantise, measure, serve.",
-    epilog="Example: qwend up recipes/quickstart.yaml",
+    epilog=(
+        "Example: qwend up recipes/quickstart.yaml\n\n"
+        "Exit codes: 0 done, 1 a step failed, 2 bad usage or recipe, 3 the daemon or a runtime is unreachable, "
+        "4 a gate refused, 5 out of a resource (port, memory, disk, GPU), 130 interrupted.\n\n"
+        "Environment: QWEND_HOME (the daemon's folder), QWEND_CONFIG (another qwend.toml), NO_COLOR, QWEND_DEBUG=1 "
+        "(tracebacks)."
+    ),
     context_settings={"help_option_names": ["-h", "--help"]},
     params=[
         click.Option(

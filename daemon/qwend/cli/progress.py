@@ -78,13 +78,14 @@ def amounts(news: Json) -> str:
     done, total, rate = news.get("done"), news.get("total"), news.get("rate")
     unit = news.get("unit", "")
     parts = []
-    if unit == "%":
-        return f"{done:.0f} %" if done is not None else ""
-    if done is not None:
+    if unit == "%" and done is not None:
+        parts.append(f"{done:.0f} %")
+    elif done is not None:
         before = _number(done) if total and unit not in _SCALED else _amount(done, unit)
         parts.append(before + (f" of {_amount(total, unit)}" if total else ""))
     if rate:
-        parts.append(f"{_amount(rate, unit)}/s")
+        if unit != "%":
+            parts.append(f"{_amount(rate, unit)}/s")
         if total and done is not None and done < total:
             parts.append(f"{duration((total - done) / rate)} left")
     return ", ".join(parts)

@@ -86,6 +86,7 @@ def test_a_line_break_in_a_cell_cannot_forge_a_row() -> None:
             "1 MiB of 2 MiB, 1 MiB/s, 1.0 s left",
         ),
         ({"done": 12.5, "unit": "%"}, "12 %"),
+        ({"done": 40, "total": 100, "unit": "%", "rate": 20}, "40 %, 3.0 s left"),
         ({"done": 1, "total": 3, "unit": "step"}, "1 of 3 steps"),
     ],
 )
