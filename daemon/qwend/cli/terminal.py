@@ -13,6 +13,8 @@ _CONTROL = re.compile(
 )
 """What moves a cursor, rings, hides or reverses text. Tab and newline are left to the caller."""
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "dim": 2, "bold": 1}
+_LEAST = 12
+"""Columns that the last one of a table gets on however narrow a terminal."""
 STATES = {
     "ready": "green", "succeeded": "green", "cached": "green", "running": "cyan", "starting": "cyan",
     "waiting": "yellow", "backoff": "yellow", "idle": "blue", "unhealthy": "red", "failed": "red",
@@ -105,8 +107,8 @@ def _line(
     parts, used = [], 0
     for i, wide in widths.items():
         text = row[i]
-        if i == max(widths) and room is not None and used + width(text) > room:
-            text = _cut(text, room - used)
+        if i == max(widths) and room is not None:
+            text = _cut(text, max(room - used, _LEAST))
         space = " " * (wide - width(text))
         colour = "bold" if header else STATES.get(text) if headers[i] == "STATE" else None
         painted = paint(text, colour)
@@ -116,7 +118,9 @@ def _line(
 
 
 def _cut(text: str, room: int) -> str:
-    while text and width(text) > max(room - 1, 8):
+    if width(text) <= room:
+        return text
+    while width(text) > room - 1:
         text = text[:-1]
     return text + "…"
 

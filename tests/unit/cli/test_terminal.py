@@ -72,6 +72,15 @@ def test_a_table_aligns_ideographs_and_leaves_out_empty_columns() -> None:
     assert {width(line) for line in shown} == {8}
 
 
+@pytest.mark.parametrize(("columns", "last"), [(40, "x" * 29 + "…"), (200, "x" * 60), (4, "x" * 11 + "…")])
+def test_on_a_terminal_the_last_column_is_cut_to_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, columns: int, last: str
+) -> None:
+    monkeypatch.setattr("qwend.cli.terminal._columns", lambda: columns)
+    shown = table([("q4", "short"), ("chat-123", "x" * 60)], ("STEP", "REASON")).splitlines()
+    assert shown == ["STEP      REASON", "q4        short", f"chat-123  {last}"]
+
+
 def test_a_line_break_in_a_cell_cannot_forge_a_row() -> None:
     assert len(table([("a\nready  b",)], ("STEP",)).splitlines()) == 2
 
