@@ -1,0 +1,72 @@
+"""What vLLM's drivers share: the report, known failures, the rank of adapters. Standard library only."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM makes room for."""
+
+
+class DriverError(Exception):
+    """A known failure: one line for the user, a hint, an exit code."""
+
+    def __init__(self, message: str, hint: str = "", code: int = 1) -> None:
+        super().__init__(message)
+        self.hint, self.code = hint, code
+
+
+def report(**row: Any) -> None:
+    """Append one JSON line to the report file, if the caller asked for one."""
+    if path := os.environ.get("QWEND_REPORT"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def run(program: str, work: Callable[[], None]) -> None:
+    """Do the work; a known failure is told in the report and as the last line of the log."""
+    try:
+        work()
+    except DriverError as error:
+        report(error={"message": str(error), "hint": error.hint})
+        print(f"{program}: {error}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr, flush=True)
+        sys.exit(error.code)
+
+
+def read_rank(folder: Path) -> int:
+    """The rank of a LoRA adapter, from its configuration."""
+    try:
+        said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        ranks = [said["r"], *(said.get("rank_pattern") or {}).values()]
+        return max(int(rank) for rank in ranks)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DriverError(
+            f"{folder.name}: no LoRA adapter: adapter_config.json tells no rank ({error})"
+        ) from None
+
+
+def room_for(ranks: Sequence[int]) -> int:
+    """The least rank that vLLM offers and that all of these fit in."""
+    largest = max(ranks)
+    fitting = [rank for rank in RANKS if rank >= largest]
+    if not fitting:
+        raise DriverError(
+            f"an adapter has rank {largest}, and vLLM takes {RANKS[-1]} at most", "merge it into the model"
+        )
+    return fitting[0]
+
+
+def with_ranks(words: list[str]) -> list[str]:
+    """vLLM's words with `--max-lora-rank`, read from the adapters that they name, unless somebody says it."""
+    if "--lora-modules" not in words or "--max-lora-rank" in words:
+        return words
+    after = words[words.index("--lora-modules") + 1 :]
+    named = itertools.takewhile(lambda word: not word.startswith("--"), after)
+    ranks = [read_rank(Path(word.partition("=")[2])) for word in named]
+    return [*words, "--max-lora-rank", str(room_for(ranks))]
