@@ -54,15 +54,6 @@ class Known(NamedTuple):
     reaper: int | None = None
     seen: frozenset[ProcessIdentity] = frozenset()
 
-    def covers(self, row: Process) -> bool:
-        if row.identity in self.seen:
-            return True
-        if self.main is None:
-            return False
-        # That it leads its session tells it from a stranger that got its pid in the same tick of the clock.
-        leads = row.identity == self.main and row.session == row.pid and not self.ended
-        return leads or (row.session == self.main.pid and self.reaper == row.parent)
-
 
 class ProcessTable:
     """All living processes, by pid. Zombies are not among them."""
@@ -70,16 +61,17 @@ class ProcessTable:
     def __init__(self, rows: Iterable[Process]) -> None:
         self.rows = {row.pid: row for row in rows}
         self._children: dict[int, list[Process]] = {}
+        self._sessions: dict[int, list[Process]] = {}
+        self._marked: dict[str, list[Process]] = {}
         for row in self.rows.values():
             self._children.setdefault(row.parent, []).append(row)
+            self._sessions.setdefault(row.session, []).append(row)
+            if row.marker is not None:
+                self._marked.setdefault(row.marker, []).append(row)
 
     def markers(self) -> dict[str, list[Process]]:
         """The marked processes, by marker."""
-        found: dict[str, list[Process]] = {}
-        for row in self.rows.values():
-            if row.marker is not None:
-                found.setdefault(row.marker, []).append(row)
-        return found
+        return self._marked
 
     def tree(self, marker: str, known: Known | None = None) -> list[Process]:
         """Every living process of a step, oldest first.
@@ -89,9 +81,8 @@ class ProcessTable:
         marker begins. Never the process that asks, never the reaper.
         """
         known = known or Known()
-        seeds = [row for row in self.rows.values() if row.marker == marker or known.covers(row)]
-        if known.main is not None and any(row.identity == known.main for row in seeds):
-            seeds += [row for row in self.rows.values() if row.session == known.main.pid]
+        seeds = [*self._marked.get(marker, ()), *self._session(known)]
+        seeds += [row for identity in known.seen if (row := self._find(identity)) is not None]
         found: dict[int, Process] = {}
         while seeds:
             row = seeds.pop()
@@ -101,6 +92,21 @@ class ProcessTable:
         for spared in (os.getpid(), known.reaper):
             found.pop(spared or 0, None)
         return sorted(found.values(), key=lambda row: (row.started, row.pid))
+
+    def _session(self, known: Known) -> list[Process]:
+        """What of the main process's session is surely its: all while it lives, then what the reaper has."""
+        if known.main is None:
+            return []
+        members = self._sessions.get(known.main.pid, [])
+        main = None if known.ended else self._find(known.main)
+        # That it leads its session tells it from a stranger that got its pid in the same tick of the clock.
+        if main is not None and main.session == main.pid:
+            return members
+        return [row for row in members if row.parent == known.reaper]
+
+    def _find(self, identity: ProcessIdentity) -> Process | None:
+        row = self.rows.get(identity.pid)
+        return row if row is not None and row.identity == identity else None
 
     def descends(self, row: Process, ancestor: int) -> bool:
         """Whether `ancestor` is among the row's parents."""
