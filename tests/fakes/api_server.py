@@ -54,6 +54,7 @@ class FakeDaemon:
     requests: list[Request] = field(default_factory=list)
     asked: threading.Condition = field(default_factory=threading.Condition)
     _answers: dict[tuple[str, str], _Answer] = field(default_factory=dict)
+    _stopping: threading.Lock = field(default_factory=threading.Lock)
     _server: socketserver.ThreadingUnixStreamServer | None = None
 
     def answers(self, method: str, path: str, body: Json, status: int = 200) -> None:
@@ -103,12 +104,13 @@ class FakeDaemon:
         ).start()
 
     def stop(self) -> None:
-        """Listens no more; a second call does nothing."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            os.unlink(str(self._server.server_address))
-            self._server = None
+        """Listens no more; a second call does nothing, from whichever thread."""
+        with self._stopping:
+            if self._server is not None:
+                self._server.shutdown()
+                self._server.server_close()
+                os.unlink(str(self._server.server_address))
+                self._server = None
 
     def hello(self) -> Json:
         return {

@@ -49,7 +49,7 @@ def _here() -> str:
 
 def unknown(kind: str, given: str, known: Iterable[str], *, see: str) -> UsageError:
     """There is no such thing; did you mean …?"""
-    names = list(known)
+    names = list(dict.fromkeys(known))
     near = nearest(given, names)
     hint = f"did you mean {near}?" if near else (f"known: {', '.join(names[:8])}" if names else "")
     more = f"see `{see}`"

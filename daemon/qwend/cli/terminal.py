@@ -57,6 +57,11 @@ def size(count: float | None) -> str:
     return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.3g} {unit}"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 service`, `2 services`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def duration(seconds: float | None) -> str:
     """A time span for people: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`; empty where it is unknown."""
     if seconds is None:

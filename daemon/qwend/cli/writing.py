@@ -27,6 +27,11 @@ def name_of(text: str) -> str:
     return name[:64] if name[:1].isalpha() else f"r_{name}"[:64]
 
 
+def step_of(engine: str) -> str:
+    """The name of the one step that runs this engine."""
+    return name_of(engine.partition("/")[2])
+
+
 def split_pair(text: str, option: str) -> tuple[str, str]:
     """`key=value` of an option."""
     key, says, value = text.partition("=")
@@ -45,7 +50,7 @@ def single_step(
     out: str | None,
 ) -> str:
     """The recipe that runs one engine on these sources."""
-    step = name_of(engine.partition("/")[2])
+    step = step_of(engine)
     lines = ["version: 1", f"name: {name}"]
     inputs = [f"input_{i}" if len(sources) > 1 else "input" for i in range(1, len(sources) + 1)]
     if sources:

@@ -242,6 +242,14 @@ def test_images_ls_shows_what_is_realised(qwend: Qwend, daemon: FakeDaemon) -> N
     ]
 
 
+def test_images_that_differ_from_their_locks_are_told(qwend: Qwend, daemon: FakeDaemon) -> None:
+    differs = {"image": "smoke-cpu-0679e6932004", "difference": "numpy 2.1 instead of 2.2"}
+    daemon.streams("POST", "/v1/images/verify", {"end": {"differences": [differs], "exit_code": 1}})
+    ended = qwend("images", "verify", "smoke")
+    assert ended.out == "smoke-cpu-0679e6932004: numpy 2.1 instead of 2.2\n1 difference\n"
+    assert (ended.code, daemon.requests[-1].body) == (1, {"names": ["smoke"]})
+
+
 ENGINE = {
     "name": "llama-cpp/quantize", "kind": "job", "summary": "Quantise a GGUF", "accepts": ["model/gguf"],
     "params_schema": {

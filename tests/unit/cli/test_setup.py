@@ -122,7 +122,7 @@ def test_daemon_stop_waits_until_it_is_gone_and_counts_what_lives_on(
         return {"stopping": True}
 
     daemon.calls("POST", "/v1/daemon/stop", stop)
-    assert qwend("daemon", "stop").out == "stopped; 1 services live on\n"
+    assert qwend("daemon", "stop").out == "stopped; 1 service lives on\n"
     assert qwend("daemon", "stop").out == "no daemon runs\n"
 
 

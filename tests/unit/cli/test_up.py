@@ -335,13 +335,27 @@ def test_lock_tells_the_changes(qwend: Qwend, daemon: FakeDaemon, recipe: str) -
 def test_run_composes_a_recipe_and_saves_it(qwend: Qwend, daemon: FakeDaemon) -> None:
     daemon.answers("GET", "/v1/plugins", {"plugins": [PLUGIN]})
     daemon.streams("POST", "/v1/runs", CHANGES, {"run": "01J"}, end(Q4))
-    options = ["--from", "file:a b.gguf", "--with", "type=Q4_K_M", "--out", "q4", "--save", "q.yaml"]
+    daemon.answers("GET", "/v1/steps/quantised/quantize", {"row": Q4, "artifact": {"location": "/store/3f"}})
+    options = [
+        "--name",
+        "quantised",
+        "--from",
+        "file:a b.gguf",
+        "--with",
+        "type=Q4_K_M",
+        "--out",
+        "q4",
+        "--save",
+        "q.yaml",
+    ]
     ended = qwend("run", "llama-cpp/quantize", *options)
     assert ended.code == 0
+    assert ended.out.splitlines()[-1] == "/store/3f"
     text = Path("q.yaml").read_text()
     assert text in ended.err
     assert 'input: "file:a b.gguf"' in text and "type: Q4_K_M" in text and f'out: "{os.getcwd()}/q4"' in text
-    assert daemon.requests[-1].body["files"] == [{"path": f"{os.getcwd()}/q.yaml", "text": text}]
+    (request,) = daemon.seen("POST", "/v1/runs")
+    assert request.body["files"] == [{"path": f"{os.getcwd()}/q.yaml", "text": text}]
     assert (
         qwend("run", "llama-cpp/quantize", "--save", "q.yaml").err
         == "q.yaml: it is there already (give --save another name)\n"

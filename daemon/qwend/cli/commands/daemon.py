@@ -8,7 +8,7 @@ import click
 
 from qwend import __version__, paths
 from qwend.cli.output import json_option, print_json
-from qwend.cli.terminal import clean, duration
+from qwend.cli.terminal import clean, count, duration
 from qwend.client import Client
 from qwend.connecting import connect, start_daemon, stop_daemon
 from qwend.errors import Unreachable
@@ -52,7 +52,9 @@ def stop(services: bool) -> None:
         click.echo("no daemon runs")
         return
     alive = sum(bool(row.get("url")) for row in rows)
-    lives = f"; {alive} services live on" if alive and not services else ""
+    lives = (
+        f"; {count(alive, 'service')} live{'s' if alive == 1 else ''} on" if alive and not services else ""
+    )
     click.echo(f"stopped{lives}")
 
 

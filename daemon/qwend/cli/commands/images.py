@@ -12,7 +12,7 @@ from qwend.cli.acting import exit_with, settle
 from qwend.cli.checkout import in_checkout
 from qwend.cli.output import json_option, print_json, print_table
 from qwend.cli.session import open_daemon
-from qwend.cli.terminal import clean, size
+from qwend.cli.terminal import clean, count, size
 from qwend.errors import UsageError
 
 
@@ -95,7 +95,7 @@ def lock(image: str, flavour: str | None, write: bool, upgrade: tuple[str, ...],
 
 
 @command.command(
-    epilog="Example: qwend images verify\n\nJSON: an object with differences (a list of sentences), exit_code."
+    epilog="Example: qwend images verify\n\nJSON: an object with differences (a list of image, difference), exit_code."
 )
 @click.argument("names", metavar="[IMAGE]...", nargs=-1)
 @json_option
@@ -110,8 +110,10 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
         print_json(end)
     else:
         for one in differences:
-            click.echo(clean(one, lines=False))
-        click.echo(f"{len(differences)} differences" if differences else "every image is as its lock says")
+            click.echo(clean(f"{one['image']}: {one['difference']}", lines=False))
+        click.echo(
+            count(len(differences), "difference") if differences else "every image is as its lock says"
+        )
     exit_with(settle(end) or int(bool(differences)))
 
 

@@ -11,7 +11,7 @@ from qwend.cli.acting import exit_with
 from qwend.cli.failures import unknown
 from qwend.cli.output import json_option, print_json, print_table
 from qwend.cli.session import open_daemon
-from qwend.cli.terminal import clean
+from qwend.cli.terminal import clean, count
 from qwend.client import Json
 
 
@@ -79,7 +79,7 @@ def check(name: str, as_json: bool) -> None:
     else:
         for one in findings:
             click.echo(clean(_finding(one), lines=False))
-        click.echo(f"{len(findings)} findings" if findings else f"{clean(name)} is well")
+        click.echo(count(len(findings), "finding") if findings else f"{clean(name)} is well")
     exit_with(int(any(one.get("level", "error") == "error" for one in findings)))
 
 

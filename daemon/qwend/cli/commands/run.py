@@ -13,8 +13,8 @@ from qwend.cli.request import request_of, secret_values, spelled_key
 from qwend.cli.running import Foreground
 from qwend.cli.session import open_daemon
 from qwend.cli.terminal import clean
-from qwend.cli.writing import name_of, single_step, split_pair
-from qwend.client import Json
+from qwend.cli.writing import name_of, single_step, split_pair, step_of
+from qwend.client import Client, Json, quote
 from qwend.errors import UsageError
 
 
@@ -54,9 +54,10 @@ def command(
     if found["kind"] == "interactive":
         raise UsageError(f"{engine} talks to a terminal; `run` cannot give it one", code="interactive")
     pairs = dict(split_pair(text, "--with") for text in parameters)
+    recipe = name or _name(engine, sources, parameters)
     text = single_step(
         engine,
-        name=name or _name(engine, sources, parameters),
+        name=recipe,
         sources=sources,
         datasets=_takes_data(found),
         parameters=pairs,
@@ -69,13 +70,22 @@ def command(
     request = request_of(
         [file], directory=os.path.dirname(file["path"]) or ".", kept=detach, secrets=secret_values(secrets)
     )
-    exit_with(Foreground(client, request, key=spelled_key(secrets)).go())
+    code = Foreground(client, request, key=spelled_key(secrets)).go()
+    if code == 0 and found["kind"] == "job":
+        click.echo(clean(_location(client, recipe, engine)))
+    exit_with(code)
 
 
 def _name(engine: str, sources: tuple[str, ...], parameters: tuple[str, ...]) -> str:
     """The same command line has the same name, so that a second one finds the first one's results."""
     digest = zlib.crc32("\0".join((engine, *sources, "", *parameters)).encode())
     return f"{name_of(engine)[:50]}_{digest:08x}"
+
+
+def _location(client: Client, recipe: str, engine: str) -> str:
+    """Where the result lies."""
+    found = client.get(f"/v1/steps/{quote(recipe)}/{quote(step_of(engine))}")
+    return str((found.get("artifact") or {}).get("location", ""))
 
 
 def _takes_data(engine: Json) -> bool:
