@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from qwend.adapters.package_trouble import compile_trouble, package_trouble
 from qwend.adapters.venv.meter import DownloadMeter
 from qwend.adapters.venv.pythons import choose_python
 from qwend.adapters.venv.sources import unpack
-from qwend.adapters.venv.trouble import compile_trouble, package_trouble
 from qwend.errors import OutOfResource, QwendError, StepFailed, Unreachable, UsageError
 from qwend.model.image_file import Source
 

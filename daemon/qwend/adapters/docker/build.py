@@ -22,9 +22,9 @@ from qwend.adapters.docker.mounts import default_secrets_root
 from qwend.adapters.docker.trouble import build_trouble
 from qwend.adapters.docker.upstream import inspect_image, realised
 from qwend.adapters.docker.verify import differences
+from qwend.adapters.holding import hold
 from qwend.adapters.package_environment import ca_bundle
 from qwend.adapters.pip_settings import IndexSettings, merged_settings
-from qwend.adapters.venv.holding import hold
 from qwend.effects import OnProgress, Realised
 from qwend.errors import QwendError, StepFailed, UsageError
 from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage, load_image

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qwend.adapters.docker.buildx import Trail
-from qwend.adapters.venv.trouble import compile_trouble, package_trouble, redacted
+from qwend.adapters.package_trouble import compile_trouble, package_trouble, redacted
 from qwend.errors import Interrupted, OutOfResource, QwendError, StepFailed, Unreachable
 
 _ROOT = Path("/")

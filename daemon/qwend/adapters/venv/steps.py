@@ -15,11 +15,11 @@ from qwend.adapters.package_environment import pip_environment, uv_environment, 
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.adapters.venv import sources
 from qwend.adapters.venv.child import run_child
-from qwend.adapters.venv.holding import hold
+from qwend.adapters.holding import hold
 from qwend.adapters.venv.meter import DownloadMeter
 from qwend.adapters.venv.pythons import choose_python, python_version, site_packages
 from qwend.adapters.venv.record import Record, installed, manifest_digest
-from qwend.adapters.venv.trouble import compile_trouble, package_trouble, redacted
+from qwend.adapters.package_trouble import compile_trouble, package_trouble, redacted
 from qwend.effects import OnProgress, Progress
 from qwend.errors import QwendError, StepFailed
 from qwend.model.image import ImageSpec, chosen_flavour
