@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-from qwend.adapters.venv.pythons import no_python
 from qwend.errors import OutOfResource, QwendError, StepFailed, Unreachable, UsageError
 
 _SETTINGS = "[images] of qwend.toml, pip's or uv's own settings"
@@ -42,6 +41,15 @@ def compile_trouble(output: str, *, script: str, status: int, log: Path, folder:
     first = re.search(r"^.*(?:error:|CMake Error).*$", output, re.MULTILINE)
     text = first[0].strip() if first else _last(output)
     return StepFailed(f"{script} failed (exit status {status}): {text}", code="build-failed", hint=hint)
+
+
+def no_python(versions: str, why: str) -> UsageError:
+    """No interpreter of `versions` is here, and `why` none was fetched."""
+    return UsageError(
+        f"no Python {versions} on this machine, and {why}",
+        code="no-python",
+        hint=f"install Python {versions} so that it is on PATH",
+    )
 
 
 def _disk(output: str, note: str, folder: Path) -> QwendError | None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from qwend.adapters.package_trouble import no_python
 from qwend.errors import UsageError
 from qwend.model.image import ImageSpec
 from qwend.model.image_file import python_minors
@@ -57,15 +58,6 @@ def choose_python(given: str, *, uv: str, env: Mapping[str, str], downloads: boo
     if downloads:
         return minors[-1]
     raise no_python(" or ".join(minors), "uv may not fetch one ([images] python_downloads)")
-
-
-def no_python(versions: str, why: str) -> UsageError:
-    """No interpreter of `versions` is here, and `why` none was fetched."""
-    return UsageError(
-        f"no Python {versions} on this machine, and {why}",
-        code="no-python",
-        hint=f"install Python {versions} so that it is on PATH",
-    )
 
 
 def _candidates(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
