@@ -9,6 +9,7 @@ import logging
 import logging.handlers
 import os
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -19,20 +20,23 @@ from qwend.adapters.clock import SystemClock
 from qwend.adapters.hardware import HostMachine
 from qwend.adapters.home import instance_id, make_private
 from qwend.adapters.image_keeper import ImageKeeper
-from qwend.adapters.lock import DaemonLock
+from qwend.adapters.lock import DaemonLock, remove_stale_socket
 from qwend.adapters.native.runtime import NativeRuntime
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.adapters.prober import HttpProber
 from qwend.adapters.programs import NativeBuilder
+from qwend.adapters.rebuild import Rebuilt, rebuild
 from qwend.adapters.reports import FileReports
 from qwend.adapters.state import SqliteState
 from qwend.adapters.store import ArtifactStore
 from qwend.adapters.venv.builder import VenvBuilder
+from qwend.adapters.volume import Reserve
 from qwend.api.app import application
 from qwend.api.serve import listen, serve
 from qwend.control.control import DaemonControl, Rooms
 from qwend.control.diagnosis import Diagnosis
 from qwend.control.planning import Planning
+from qwend.core.redact import Redactor
 from qwend.effects import Builder, Runtime
 from qwend.errors import QwendError
 from qwend.model.event import Event
@@ -47,7 +51,8 @@ _DOCKER_S = 10.0
 
 
 def main() -> int:
-    """Serves until SIGTERM, SIGINT or a stop over the API; services live on. Exit code 0, or that of the error."""
+    """Serves until SIGTERM, SIGINT or a stop over the API; services live on. With `--rebuild` makes a new state
+    database from what can be read of a damaged one. Exit code 0, or that of the error."""
     home = paths.home()
     try:
         make_private(home)
@@ -57,11 +62,18 @@ def main() -> int:
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
     try:
-        asyncio.run(_daemon(home))
+        if sys.argv[1:] == ["--rebuild"]:
+            print(_told(asyncio.run(rebuild(home))))
+        else:
+            asyncio.run(_daemon(home))
     except QwendError as error:
         log.error("%s", "; ".join(error.lines()))
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
+    except sqlite3.DatabaseError as error:
+        log.exception("the state database")
+        print(f"the state database is damaged: {error} (qwend doctor --rebuild makes it anew)", file=sys.stderr)
+        return 1
     except Exception:
         log.exception("the daemon ends")
         print(f"the daemon met a bug; {paths.daemon_log(home)} has more", file=sys.stderr)
@@ -71,16 +83,27 @@ def main() -> int:
     return 0
 
 
+def _told(rebuilt: Rebuilt) -> str:
+    rows = ", ".join(f"{count} of {table}" for table, count in sorted(rebuilt.rows.items())) or "none"
+    kept = f"; the old database is kept as {rebuilt.kept}" if rebuilt.kept else ""
+    return f"rebuilt: {rebuilt.artifacts} artifacts, rows: {rows}{kept}"
+
+
 async def _daemon(home: str) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     chosen = settings.load()
     instance = instance_id(home)
-    state = await SqliteState.open(os.path.join(home, "state.db"), port_range=chosen.port_range)
+    redactor = Redactor()
+    state = await SqliteState.open(
+        os.path.join(home, "state.db"), port_range=chosen.port_range, redactor=redactor
+    )
     machine = HostMachine(home)
     host = await machine.observe()
-    store = await ArtifactStore.open(os.path.join(home, "store"), quota=chosen.store_quota)
+    store = await ArtifactStore.open(
+        os.path.join(home, "store"), reserve=Reserve(home), quota=chosen.store_quota, redactor=redactor
+    )
     venvs = VenvBuilder(Path(home), _index_settings(chosen.images))
     builders: dict[str, Builder] = {"native": NativeBuilder(venvs)}
     hub_env = _hub_environment(chosen.hub)
@@ -94,9 +117,10 @@ async def _daemon(home: str) -> None:
         state=state,
         prober=HttpProber(),
         clock=SystemClock(),
-        reports=FileReports(),
+        reports=FileReports(redactor),
         machine=machine,
         host=host,
+        redactor=redactor,
     )
     reconciler = Reconciler(world)
     worker = WorkerClient()
@@ -123,6 +147,7 @@ async def _daemon(home: str) -> None:
     log.info("qwend %s serves %s: %s, %d runs resumed", __version__, home, counts, resumed)
     path = Path(paths.socket(home))
     make_private(str(path.parent))
+    remove_stale_socket(str(path))
     sock = listen(path)
     gc.freeze()
     beside = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from qwend.core.redact import redact
+from qwend.core.redact import Redactor
 from qwend.effects import Progress
 from qwend.model.launch import Launch
 
@@ -40,7 +40,8 @@ class _Tail:
 class FileReports:
     """`Reports` on plain files."""
 
-    def __init__(self) -> None:
+    def __init__(self, redactor: Redactor | None = None) -> None:
+        self._redactor = redactor or Redactor()
         self._tails: dict[str, _Tail] = {}
         self._patterns: dict[str, re.Pattern[str]] = {}
 
@@ -81,14 +82,18 @@ class FileReports:
         for row in reversed(_rows(_read(report, _MAX_REPORT))):
             error = row.get("error")
             if isinstance(error, dict) and error.get("message"):
-                return redact(_with_hint(str(error["message"]), str(error.get("hint") or ""))), taken
+                return self._redactor.text(
+                    _with_hint(str(error["message"]), str(error.get("hint") or ""))
+                ), taken
         for hint in launch.hints:
             if match := re.search(hint.regex, text, re.MULTILINE):
                 groups = {name: value or "" for name, value in match.groupdict().items()}
-                return redact(_with_hint(hint.message.format(**groups), hint.hint.format(**groups))), taken
+                return self._redactor.text(
+                    _with_hint(hint.message.format(**groups), hint.hint.format(**groups))
+                ), taken
         lines = [line.strip() for line in text.splitlines() if line.strip()][-20:]
         telling = [line for line in lines if _TELLING.search(line)]
-        return redact((telling or lines or [""])[-1][:400]), taken
+        return self._redactor.text((telling or lines or [""])[-1][:400]), taken
 
     def _from_report(self, text: str) -> Progress | None:
         for row in reversed(_rows(text)):

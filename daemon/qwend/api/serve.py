@@ -19,7 +19,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 def listen(path: Path) -> socket.socket:
     """A listening unix socket with mode 0600, whatever the umask; its folder is made 0700."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:

@@ -200,7 +200,7 @@ class Running:
     async def _planned(self, request: RecipeRequest) -> AsyncIterator[Json | Planned]:
         """Progress while it is planned, then the plan."""
         queue: asyncio.Queue[Progress] = asyncio.Queue()
-        self._reconciler.world.secrets.update(request.secrets)
+        self._reconciler.world.learn(request.secrets)
         task = asyncio.create_task(self._planning.plan(request, queue.put_nowait))
         try:
             async for progress in _drain(task, queue):

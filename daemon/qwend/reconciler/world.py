@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from qwend.core.redact import Redactor
 from qwend.effects import Builder, Clock, Machine, Prober, Progress, Runtime, State, Store
 from qwend.model.event import Event
 from qwend.model.host import Host
@@ -78,10 +79,16 @@ class World:
     host: Host
     hub: Hub = field(default_factory=Hub)
     secrets: dict[str, str] = field(default_factory=dict)
+    redactor: Redactor = field(default_factory=Redactor)
     desk: Desk = field(init=False)
 
     def __post_init__(self) -> None:
         self.desk = Desk(self)
+
+    def learn(self, secrets: Mapping[str, str]) -> None:
+        """Takes secrets from a client. They live in memory only, and nothing that is written shows them."""
+        self.secrets.update(secrets)
+        self.redactor.add(secrets.values())
 
     async def record(self, *events: Event) -> None:
         """Makes events durable, then tells of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -18,6 +19,11 @@ from qwend.effects import Order
 from qwend.errors import QwendError, StepFailed
 from qwend.model.service import Exit, Handle
 
+log = logging.getLogger(__name__)
+
+_LEFTOVERS_S = 2.0
+_AGAIN_S = 1.0
+
 
 class NativeRuntime:
     """`effects.Runtime` over the native supervisor."""
@@ -31,6 +37,7 @@ class NativeRuntime:
         self._running: set[str] = set()
         self._exits: asyncio.Queue[Exit] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def start(self, order: Order) -> Handle:
         argv, env = await asyncio.to_thread(self._bound, order)
@@ -89,9 +96,9 @@ class NativeRuntime:
         return await asyncio.to_thread(listens, [identity.pid for identity in tree], port)
 
     async def close(self) -> None:
-        for task in self._tasks:
+        for task in [*self._tasks, *self._telling]:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._telling, return_exceptions=True)
         if self._tasks:
             # With nothing under it supervisord has no reason to stay; else it leaves when the last step ends.
             with contextlib.suppress(QwendError):
@@ -107,13 +114,28 @@ class NativeRuntime:
 
     async def _read_journal(self) -> None:
         async for record in self._supervisor.exits():
-            self._exits.put_nowait(self._exit(record))
+            telling = asyncio.create_task(self._tell(record))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
+    async def _tell(self, record: ExitRecord) -> None:
+        """A step has ended when its whole tree has: what its main process left behind goes first."""
+        try:
+            await self._supervisor.stop(record.marker, _LEFTOVERS_S)
+        except QwendError as error:
+            log.warning("what %s left behind could not be ended: %s", record.marker, error)
+        self._exits.put_nowait(self._exit(record))
 
     async def _outlive_supervisor(self) -> None:
         """Starts another supervisor when this one is gone, and tells which steps went with it."""
         while True:
             await self._supervisor.lost()
-            ensured = await self._supervisor.ensure()
+            try:
+                ensured = await self._supervisor.ensure()
+            except QwendError as error:
+                log.error("no native supervisor: %s", error)
+                await asyncio.sleep(_AGAIN_S)
+                continue
             await self._end_lost(ensured.lost)
             for marker in list(self._running):
                 if marker not in self._records and not await self._supervisor.alive(marker):
