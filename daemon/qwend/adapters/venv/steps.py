@@ -138,6 +138,9 @@ class Construction:
         target = str(prefix / "bin" / "python")
         sync = ["pip", "sync", "--require-hashes", "--allow-empty-requirements", "-p", target]
         sync += [*uv_options(self.settings), *(self._strict(lock) for lock in locks)]
+        if phase == "packages":
+            # Steps may not write into their environment, so each start would compile all that it imports anew.
+            sync.append("--compile-bytecode")
         if self.flavour.build_lock and phase == "packages":
             sync += ["--require-build-hashes", "--build-constraints", self._strict(self.flavour.build_lock)]
         else:
