@@ -198,8 +198,9 @@ class DockerRoom:
         host = await self._world.machine.observe()
         if host.docker is None:
             return
-        from qwend.adapters.docker.build import Base, DockerBuilder
+        from qwend.adapters.docker.build import DockerBuilder
         from qwend.adapters.docker.connection import Connection
+        from qwend.adapters.docker.construction import Base
         from qwend.adapters.docker.keeper import EngineImages
         from qwend.adapters.docker.runtime import DockerRuntime
 

@@ -17,7 +17,10 @@ import msgspec
 from qwend.adapters.docker import context, upstream
 from qwend.adapters.docker.buildx import Trail, client_environment, run_buildx
 from qwend.adapters.docker.connection import Connection, Refused
+from qwend.adapters.docker.construction import LABEL as CONSTRUCTION
+from qwend.adapters.docker.construction import Base, base_of, construction_of, made_so
 from qwend.adapters.docker.identity import short
+from qwend.adapters.docker.listing import OciImage, listing
 from qwend.adapters.docker.mounts import default_secrets_root
 from qwend.adapters.docker.trouble import build_trouble
 from qwend.adapters.docker.upstream import inspect_image, realised
@@ -28,24 +31,6 @@ from qwend.adapters.pip_settings import IndexSettings, merged_settings
 from qwend.effects import OnProgress, Realised
 from qwend.errors import QwendError, StepFailed, UsageError
 from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage, load_image
-
-
-class Base(msgspec.Struct, frozen=True):
-    """`[images] base` of qwend.toml: a reference, and the id that a local one must have."""
-
-    reference: str | None = None
-    id: str | None = None
-
-
-class OciImage(msgspec.Struct, frozen=True, kw_only=True):
-    """One of our images in the engine. Bytes; `created` as the engine tells it."""
-
-    key: str
-    id: str
-    tag: str
-    digest: str
-    size: int
-    created: str
 
 
 class DockerBuilder:
@@ -70,7 +55,8 @@ class DockerBuilder:
         self._private = secrets_root or default_secrets_root("builds")
 
     async def find(self, image: Image) -> Realised | None:
-        """The image if the engine has it. QwendError where something else goes by its name."""
+        """The image if the engine has it, made as it would be made now. QwendError where something else goes by
+        its name."""
         if isinstance(image, UpstreamImage):
             return await upstream.find(self._connection, image)
         spec = _locked(image)
@@ -78,6 +64,8 @@ class DockerBuilder:
         if inspected is None:
             return None
         _check_labels(spec, inspected)
+        if not made_so(spec, self._base, _labels(inspected)):
+            return None
         return realised(spec.key, spec.digest, inspected)
 
     async def realise(self, image: Image, progress: OnProgress) -> Realised:
@@ -106,34 +94,23 @@ class DockerBuilder:
         return await differences(self._connection, inspected["Id"], spec)
 
     async def images(self) -> list[OciImage]:
-        """Every image that qwend built, by key."""
-        wanted = {"label": context.LABEL + "digest"}
-        listed = await self._connection.call(lambda client: client.images(filters=wanted))
-        found = [
-            OciImage(
-                key=f"{labels[context.LABEL + 'name']}-{labels[context.LABEL + 'flavour']}-{digest[:12]}",
-                id=one["Id"],
-                tag=next(iter(one.get("RepoTags") or ()), ""),
-                digest=digest,
-                size=one["Size"],
-                created=str(one["Created"]),
-            )
-            for one in listed
-            if (labels := one["Labels"]) and (digest := labels[context.LABEL + "digest"])
-        ]
-        return sorted(found, key=lambda image: image.key)
+        """Every image that qwend built, by key; one that another build took the tag from comes after it."""
+        return await listing(self._connection)
 
-    async def remove(self, key: str) -> int:
-        """Removes an image; the bytes that it took. Refused while a container uses it."""
-        found = [image for image in await self.images() if image.key == key]
-        if not found:
-            raise UsageError(f"the engine has no image {key}", hint="`qwend images ls` lists them")
+    def made_so(self, spec: ImageSpec, image: OciImage) -> bool:
+        """Whether a listed image is what `spec` would be realised as now."""
+        return image.digest == spec.digest and made_so(spec, self._base, image.labels)
+
+    async def remove(self, reference: str) -> int:
+        """Removes one of our images by its tag or id; the bytes that it took. Refused while a container uses it."""
+        found = next((image for image in await self.images() if reference in {image.tag, image.id}), None)
+        if found is None:
+            raise UsageError(f"the engine has no image {reference}", hint="`qwend images ls` lists them")
         try:
-            for name in [image.tag or image.id for image in found]:
-                await self._connection.call(functools.partial(_remove, name))
+            await self._connection.call(functools.partial(_remove, reference))
         except Refused as error:
-            raise QwendError(f"image {key} is in use: {error.message}", code="busy") from None
-        return sum(image.size for image in found)
+            raise QwendError(f"image {found.key} is in use: {error.message}", code="busy") from None
+        return found.size
 
     # --- building -----------------------------------------------------------------------------------------
 
@@ -188,7 +165,11 @@ class DockerBuilder:
         """The command line of the build. The network is the host's for the build alone: a registry behind
         the host's own routes is reached, and a container of the image gets none of it."""
         named = {"BASE": base, **laid.arguments}
-        labels = {**laid.labels, "org.opencontainers.image.base.name": base}
+        labels = {
+            **laid.labels,
+            CONSTRUCTION: construction_of(spec, self._base),
+            "org.opencontainers.image.base.name": base,
+        }
         return [
             *("build", "--builder", "default", "--progress", "rawjson", "--provenance", "false", "--load"),
             *("--network", "host", "--tag", tag_of(spec)),
@@ -216,14 +197,14 @@ class DockerBuilder:
     async def _checked_base(self, spec: ImageSpec) -> str:
         """The base image for the build argument. A local one goes by its tag (BuildKit would look for an id at
         a registry), so its id is checked before."""
-        own = context.base_of(spec)
-        reference = own or self._base.reference or context.BASE
-        if own is None and self._base.id is not None:
+        base = base_of(spec, self._base)
+        reference = base.reference or context.BASE
+        if base.id is not None:
             inspected = await inspect_image(self._connection, reference)
-            if inspected is None or inspected["Id"] != self._base.id:
+            if inspected is None or inspected["Id"] != base.id:
                 got = inspected["Id"] if inspected else "nothing"
                 raise QwendError(
-                    f"the base image {reference} should be {self._base.id}; the engine has {got}",
+                    f"the base image {reference} should be {base.id}; the engine has {got}",
                     code="base-changed",
                     hint="make it again (images/make-base) or set [images] base_id of qwend.toml to what it is",
                 )
@@ -277,9 +258,13 @@ def _locked(image: Image) -> ImageSpec:
     )
 
 
+def _labels(inspected: Mapping[str, Any]) -> dict[str, str]:
+    return (inspected.get("Config") or {}).get("Labels") or {}
+
+
 def _check_labels(spec: ImageSpec, inspected: Mapping[str, Any]) -> None:
     """The image must say that it is this spec's, lock and all."""
-    labels = (inspected.get("Config") or {}).get("Labels") or {}
+    labels = _labels(inspected)
     for what, wanted in (("digest", spec.digest), ("lock", context.lock_digest(spec))):
         got = labels.get(context.LABEL + what)
         if got != wanted:

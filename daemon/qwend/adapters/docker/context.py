@@ -54,8 +54,8 @@ def lay_out(spec: ImageSpec, folder: Path, find_links: list[str]) -> Context:
     for name in ("tools", "locks", "wheelhouse", "build", "overlay", "record"):
         (folder / name).mkdir(parents=True)
         (folder / name / ".keep").touch()  # an empty folder does not travel
-    for name in _TOOLS:
-        (folder / "tools" / name).write_bytes(_packaged(name))
+    for name, data in tools().items():
+        (folder / "tools" / name).write_bytes(data)
     inputs = input_files(source, image, spec.flavour)
     for role, path in inputs.items():
         if role.endswith("lock"):
@@ -69,12 +69,21 @@ def lay_out(spec: ImageSpec, folder: Path, find_links: list[str]) -> Context:
     (folder / "record" / "qwend-image.json").write_text(json.dumps(record, sort_keys=True))
     (folder / "record" / "sbom.cdx.json").write_text(sbom(spec, image, pins))
     _gather_wheels(pins, find_links, folder / "wheelhouse")
-    own = source / "Dockerfile"
-    text = (own.read_text("utf-8") if own.is_file() else _packaged("Dockerfile").decode()) + "".join(
-        f"ENV {name}={_quoted(value)}\n" for name, value in sorted(spec.env.items())
-    )
-    (folder / "Dockerfile").write_text(text + (f"CMD {json.dumps(image.entry)}\n" if image.entry else ""))
-    return Context(str(folder), _arguments(spec, image, flavour), labels(spec, image, pins))
+    (folder / "Dockerfile").write_text(dockerfile(spec, image))
+    return Context(str(folder), arguments(spec, image, flavour), labels(spec, image, pins))
+
+
+def dockerfile(spec: ImageSpec, image: ImageFile) -> str:
+    """The image's own Dockerfile, or the one that serves every image; then what the image says of its process."""
+    own = Path(spec.folder) / "Dockerfile"
+    text = own.read_text("utf-8") if own.is_file() else _packaged("Dockerfile").decode()
+    text += "".join(f"ENV {name}={_quoted(value)}\n" for name, value in sorted(spec.env.items()))
+    return text + (f"CMD {json.dumps(image.entry)}\n" if image.entry else "")
+
+
+def tools() -> dict[str, bytes]:
+    """The files that the Dockerfile's steps run."""
+    return {name: _packaged(name) for name in _TOOLS}
 
 
 def labels(spec: ImageSpec, image: ImageFile, pins: list[Pin]) -> dict[str, str]:
@@ -140,7 +149,8 @@ def check_ca(path: str) -> None:
         )
 
 
-def _arguments(spec: ImageSpec, image: ImageFile, flavour: Flavour) -> dict[str, str]:
+def arguments(spec: ImageSpec, image: ImageFile, flavour: Flavour) -> dict[str, str]:
+    """Build arguments, without BASE."""
     build = list(image.system.build)
     if image.build is not None:
         build.append("ccache")  # a compile that was cut off goes on where it was
@@ -202,11 +212,6 @@ def _quoted(value: str) -> str:
 
 def _packaged(name: str) -> bytes:
     return (resources.files("qwend.adapters.docker") / "oci" / name).read_bytes()
-
-
-def base_of(spec: ImageSpec) -> str | None:
-    """The base that the image itself asks for, where the common one does not do."""
-    return read_image_file(Path(spec.folder)).system.base
 
 
 def note_of(spec: ImageSpec) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from qwend.adapters.docker.build import Base, DockerBuilder, tag_of
+from qwend.adapters.docker.build import DockerBuilder, tag_of
 from qwend.adapters.docker.connection import Connection
+from qwend.adapters.docker.construction import Base
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.effects import Progress
 from qwend.errors import QwendError, StepFailed, Unreachable, UsageError
@@ -92,6 +93,27 @@ async def test_a_second_build_of_an_unchanged_image_asks_nobody_but_the_engine(
     again = await without_docker.realise(spec, ignore)
     assert again.location == first.location
     assert again.seconds == 0.0
+
+
+async def test_an_image_that_would_be_made_otherwise_now_is_made_again(
+    make_builder: Make, tmp_path: Path, engine: Any
+) -> None:
+    builder = make_builder()
+    spec = tiny_image(tmp_path / "tiny")
+    first = await builder.realise(spec, ignore)
+    toml = Path(spec.folder) / "image.toml"
+    toml.write_text(toml.read_text().replace('entry = ["tiny"]', 'entry = ["tiny", "again"]'))
+    assert await builder.find(spec) is None
+    again = await builder.realise(spec, ignore)
+    assert again.location != first.location
+    assert engine.inspect_image(again.location)["Config"]["Cmd"] == ["tiny", "again"]
+    listed = [image for image in await builder.images() if image.id in {first.location, again.location}]
+    assert [(image.id, image.tag, builder.made_so(spec, image)) for image in listed] == [
+        (again.location, tag_of(spec), True),
+        (first.location, "", False),
+    ]
+    assert await builder.remove(first.location) > 0
+    assert await builder.find(spec) == msgspec.structs.replace(again, seconds=0.0)
 
 
 async def test_those_who_ask_at_once_share_one_build(make_builder: Make, tmp_path: Path) -> None:
@@ -251,13 +273,15 @@ async def test_a_removed_image_is_gone_and_one_in_use_stays(
     container = engine.create_container(made.location, ["tiny"])["Id"]
     try:
         with pytest.raises(QwendError, match="is in use"):
-            await builder.remove(spec.key)
+            await builder.remove(tag_of(spec))
+        [listed] = [image for image in await builder.images() if image.id == made.location]
+        assert listed.in_use
     finally:
         engine.remove_container(container)
-    assert await builder.remove(spec.key) > 0
+    assert await builder.remove(tag_of(spec)) > 0
     assert await builder.find(spec) is None
     with pytest.raises(UsageError, match="the engine has no image"):
-        await builder.remove(spec.key)
+        await builder.remove(tag_of(spec))
 
 
 async def test_a_program_of_the_host_has_no_container(make_builder: Make) -> None:
@@ -298,7 +322,8 @@ HOLDER = """
 import asyncio, sys
 from pathlib import Path
 import msgspec
-from qwend.adapters.docker.build import Base, DockerBuilder
+from qwend.adapters.docker.build import DockerBuilder
+from qwend.adapters.docker.construction import Base
 from qwend.adapters.docker.connection import Connection
 from qwend.model.image import ImageSpec
 
