@@ -51,8 +51,9 @@ def pytest(*arguments: str) -> list[str]:
     return tool("python", "-m", "pytest", "-q", "--durations=5", "--durations-min=5", *arguments)
 
 
-def parts() -> list[Part]:
+def parts(full: bool = False) -> list[Part]:
     """Everything that can be checked, the cheapest first."""
+    engines = ["--full"] if full else []
     return [
         Part("ruff", tool("ruff", "check", "--no-cache", ".")),
         Part("format", tool("ruff", "format", "--no-cache", "--check", ".")),
@@ -65,7 +66,7 @@ def parts() -> list[Part]:
         Part("docker", pytest("tests/unit", "-m", "docker"), fast=False, alone=True),
         Part("slow", pytest("tests/unit", "-m", "slow and not docker"), fast=False, alone=True),
         Part("faults", pytest("tests/faults"), fast=False, alone=True, when=there("tests/faults")),
-        Part("e2e", pytest("tests/e2e"), fast=False, alone=True, when=there("tests/e2e")),
+        Part("e2e", pytest("tests/e2e", *engines), fast=False, alone=True, when=there("tests/e2e")),
         *benchmarks(),
     ]
 
@@ -166,10 +167,10 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="./check", description="Checks the checkout.")
     arguments.add_argument("names", nargs="*", metavar="NAME", help="only these parts")
     arguments.add_argument("--fast", action="store_true", help="style, types, floors, unit tests")
-    arguments.add_argument("--full", action="store_true", help="benchmarks too")
+    arguments.add_argument("--full", action="store_true", help="every engine, changed or not, and benchmarks")
     arguments.add_argument("--list", action="store_true", help="name the parts")
     given = arguments.parse_args()
-    every = parts()
+    every = parts(given.full)
     if given.list:
         print("\n".join(part.name for part in every))
         return 0

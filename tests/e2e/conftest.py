@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.unchanged import Memory, Unchanged
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1800.0
@@ -27,6 +28,15 @@ def cache_folder() -> Path:
     """Where images and packages are kept between runs."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qwend-ci"
     return Path(os.environ.get("QWEND_CI_CACHE") or default)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="every engine, changed or not")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    memory = Memory(cache_folder() / "passed")
+    config.pluginmanager.register(Unchanged(memory, bool(config.getoption("--full", default=False))))
 
 
 @dataclass

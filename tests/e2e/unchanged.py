@@ -1,0 +1,79 @@
+"""Which engines changed since their end-to-end tests last passed on this machine.
+
+A module whose tests carry `pytest.mark.engine("vllm", images=["vllm"])` is run when the plugin, one of its images or
+the module itself differs from what passed before; the digests of what passed lie in the cache folder. `--full` runs
+all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_SKIPPED_FOLDERS = {"__pycache__"}
+
+
+class Memory:
+    """The digests of what passed, one empty file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def knows(self, digest: str) -> bool:
+        return (self._folder / digest).exists()
+
+    def learn(self, digest: str) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / digest).touch()
+
+
+def digest_of(plugin: str, images: Iterable[str], module: Path) -> str:
+    """sha256 (hex) over the plugin's folder, its images' folders and the test module."""
+    running = hashlib.sha256()
+    folders = [
+        ROOT / "plugins/qwend_plugins" / plugin,
+        *(ROOT / "images/qwend_images" / one for one in images),
+    ]
+    for folder in folders:
+        if not folder.is_dir():
+            raise pytest.UsageError(f"{module}: {folder} is not there")
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not _SKIPPED_FOLDERS & set(path.parts):
+                running.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    running.update(module.read_bytes())
+    return running.hexdigest()
+
+
+class Unchanged:
+    """The pytest plugin: leaves out what passed before, and remembers what passes now."""
+
+    def __init__(self, memory: Memory, full: bool) -> None:
+        self._memory = memory
+        self._full = full
+        self._digests: dict[str, str] = {}
+        self._bad: set[str] = set()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            mark = item.get_closest_marker("engine")
+            if mark is None:
+                continue
+            digest = digest_of(mark.args[0], mark.kwargs.get("images", ()), item.path)
+            self._digests[item.nodeid] = digest
+            if not self._full and self._memory.knows(digest):
+                reason = f"{mark.args[0]} is as it was when this passed (./check --full runs it)"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.nodeid in self._digests and report.outcome != "passed":
+            self._bad.add(self._digests[report.nodeid])
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.INTERRUPTED or session.config.option.keyword:
+            return
+        for digest in set(self._digests.values()) - self._bad:
+            self._memory.learn(digest)

@@ -1,0 +1,41 @@
+"""The memory of what passed end to end: a change of plugin, image or test brings an engine's tests back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.e2e import unchanged
+from tests.e2e.unchanged import Memory, digest_of
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for folder in ("plugins/qwend_plugins/toy", "images/qwend_images/toy"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").write_text("as it was")
+    (tmp_path / "test_toy.py").write_text("a test")
+    monkeypatch.setattr(unchanged, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changed", ["plugins/qwend_plugins/toy/file", "images/qwend_images/toy/file", "test_toy.py"]
+)
+def test_a_change_is_seen(checkout: Path, changed: str) -> None:
+    before = digest_of("toy", ["toy"], checkout / "test_toy.py")
+    (checkout / changed).write_text("changed")
+    assert digest_of("toy", ["toy"], checkout / "test_toy.py") != before
+
+
+def test_what_was_compiled_is_no_change(checkout: Path) -> None:
+    before = digest_of("toy", ["toy"], checkout / "test_toy.py")
+    (checkout / "plugins/qwend_plugins/toy/__pycache__").mkdir()
+    (checkout / "plugins/qwend_plugins/toy/__pycache__/x.pyc").write_text("bytes")
+    assert digest_of("toy", ["toy"], checkout / "test_toy.py") == before
+
+
+def test_what_passed_is_remembered(tmp_path: Path) -> None:
+    Memory(tmp_path / "passed").learn("abc")
+    assert Memory(tmp_path / "passed").knows("abc")
+    assert not Memory(tmp_path / "passed").knows("def")
