@@ -34,6 +34,15 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 OnProgress = Callable[[Progress], None]
 
 
+class LastWords(msgspec.Struct, frozen=True):
+    """Why a step failed, in one line; whether its port was taken; whether a card or the machine lacks the memory
+    that it wants, so that the next start would end the same way."""
+
+    text: str = ""
+    port_taken: bool = False
+    wall: bool = False
+
+
 class Realised(msgspec.Struct, frozen=True):
     """An image that is there: `location` is a folder (venv), an image id (oci) or a program's path."""
 
@@ -138,6 +147,10 @@ class Store(Protocol):
         """The artifact of a fingerprint, if it is there and whole by size and mtime."""
         ...
 
+    async def latest(self, recipe: str, step: str, engine: str) -> Artifact | None:
+        """What this step of this recipe made last with this engine, under whatever fingerprint."""
+        ...
+
     def work(self, fingerprint: str) -> Work:
         """Where a job's folders are, or will be."""
         ...
@@ -208,6 +221,10 @@ class State(Protocol):
 
     async def release(self, holder: str, sticky: bool = False) -> None:
         """Gives back the holder's leases; sticky ones only if asked."""
+        ...
+
+    async def exchange(self, one: str, other: str) -> None:
+        """Each of two holders has the port of the other."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from qwend.effects import OnProgress, Order, Progress, Realised, Work
+from qwend.effects import LastWords, OnProgress, Order, Progress, Realised, Work
 from qwend.errors import OutOfResource, QwendError
 from qwend.model.artifact import Artifact, Facts
 from qwend.model.event import Event
@@ -124,6 +124,9 @@ class FakeStore:
     async def find(self, fingerprint: str) -> Artifact | None:
         return self.artifacts.get(fingerprint)
 
+    async def latest(self, recipe: str, step: str, engine: str) -> Artifact | None:
+        return None
+
     async def prepare(self, fingerprint: str, keep: bool) -> Work:
         return self.work(fingerprint)
 
@@ -231,6 +234,9 @@ class FakeState:
         if sticky:
             self.ports.pop(holder, None)
 
+    async def exchange(self, one: str, other: str) -> None:
+        self.ports[one], self.ports[other] = self.ports[other], self.ports[one]
+
 
 class FakeProber:
     """`sick` is what every probe says; None is health."""
@@ -284,6 +290,7 @@ class FakeReports:
     def __init__(self) -> None:
         self.words = ""
         self.taken = False
+        self.wall = False
         self.figures: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
         self.choice: str | None = None
@@ -297,8 +304,8 @@ class FakeReports:
     def selected(self, report: str) -> str | None:
         return self.choice
 
-    def last_words(self, launch: Launch, log: str, report: str) -> tuple[str, bool]:
-        return self.words, self.taken
+    def last_words(self, launch: Launch, log: str, report: str, since: int = 0) -> LastWords:
+        return LastWords(self.words, self.taken, self.wall)
 
     def forget(self, subject: str) -> None:
         pass

@@ -22,6 +22,11 @@ class InputRef(msgspec.Struct, frozen=True, tag="input"):
     path: str = ""
 
 
+PREVIOUS = "@previous"
+"""The name of an input that every job has: what this step of this recipe made before, with other prompts or parameters,
+or an empty folder. It counts in no fingerprint: a job may only spare itself work by it."""
+
+
 class OutputRef(msgspec.Struct, frozen=True, tag="output"):
     """The folder that becomes the step's artifact, or a path in it."""
 
@@ -173,3 +178,10 @@ class Launch(msgspec.Struct, frozen=True):
     """The exit code by which the engine says that its port was taken; the log is searched for EADDRINUSE too."""
     api: str | None = None
     """What a service speaks: `openai` for an OpenAI-compatible API under `/v1`."""
+
+
+def reads_previous(launch: Launch) -> bool:
+    """Whether the Launch reads what its step made before."""
+    words = (*launch.argv, *launch.env.values())
+    parts = (part for word in words for part in (word.parts if isinstance(word, Join) else (word,)))
+    return any(isinstance(part, InputRef) and part.name == PREVIOUS for part in parts)

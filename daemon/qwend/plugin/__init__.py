@@ -13,6 +13,7 @@ from qwend.model.headers import HeaderError
 from qwend.model.host import Gpu, Host
 from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage, load_image
 from qwend.model.launch import (
+    PREVIOUS,
     BindRef,
     DriverRef,
     HttpProbe,
@@ -51,6 +52,7 @@ from qwend.plugin.protocols import (
 
 __all__ = [
     "ARTIFACT_TYPES",
+    "PREVIOUS",
     "PROJECT",
     "Artifact",
     "BindRef",

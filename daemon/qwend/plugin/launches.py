@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from qwend.model.launch import DriverRef, InputRef, Join, Launch, OutputRef, PortRef, Ref, SecretRef
+from qwend.model.launch import PREVIOUS, DriverRef, InputRef, Join, Launch, OutputRef, PortRef, Ref, SecretRef
 
 
 def references(launch: Launch) -> Iterator[Ref]:
@@ -24,8 +24,9 @@ def texts(launch: Launch) -> Iterator[str]:
 
 
 def input_names(launch: Launch) -> list[str]:
-    """The inputs that a Launch reads, each once."""
-    return list(dict.fromkeys(ref.name for ref in references(launch) if isinstance(ref, InputRef)))
+    """The inputs that a Launch reads, each once, without what the step made before."""
+    names = (ref.name for ref in references(launch) if isinstance(ref, InputRef))
+    return list(dict.fromkeys(name for name in names if name != PREVIOUS))
 
 
 def dangling(launch: Launch, inputs: Collection[str], secrets: Collection[str]) -> str | None:
@@ -33,7 +34,7 @@ def dangling(launch: Launch, inputs: Collection[str], secrets: Collection[str]) 
     files = {file.name for file in launch.files}
     for ref in references(launch):
         match ref:
-            case InputRef(name=name) if name not in inputs:
+            case InputRef(name=name) if name not in inputs and name != PREVIOUS:
                 return f"reads input {name}, which the step was not given"
             case DriverRef(name=name) if name not in files:
                 return f"names a file {name}, which its Launch does not carry"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
-import os
-import shutil
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +18,7 @@ from qwend.core.signals import (
     End,
     Ended,
     Late,
+    NotEnded,
     NotStarted,
     Release,
     Spawn,
@@ -26,12 +26,12 @@ from qwend.core.signals import (
     Timer,
     Watch,
 )
-from qwend.effects import Order, Work
-from qwend.errors import QwendError, StepFailed
-from qwend.model.launch import Launch
-from qwend.model.service import Exit, Identity, Step
+from qwend.effects import Runtime
+from qwend.errors import QwendError, Unreachable
+from qwend.model.service import Exit, Handle
 from qwend.reconciler.desk import Needs
 from qwend.reconciler.outcome import commit
+from qwend.reconciler.places import Places
 from qwend.reconciler.watch import watch
 
 if TYPE_CHECKING:
@@ -39,15 +39,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_AGAIN_S = 5.0
+_TOLD_WITHIN_S = 2.0
 
-class Enactor:
+
+class Enactor(Places):
     """The hands of one mailbox. Long effects run as tasks and post a signal when they are done."""
 
     def __init__(self, box: Mailbox) -> None:
-        self._box = box
+        super().__init__(box)
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._exit: Exit | None = None
+        self._told = asyncio.Event()
 
     async def perform(self, effect: Effect) -> None:
         match effect:
@@ -67,9 +71,21 @@ class Enactor:
             case Timer(name=name, seconds=seconds):
                 self._timer(name, seconds)
 
+    def rearm(self) -> None:
+        """Sets the timers of a process that lived on while no daemon watched it, by the clock on the wall: it may
+        have jumped, so no timer is longer than it was at first, and one that is due rings at once."""
+        row, policy = self._box.row, self._box.compiled.policy
+        now = self._box.world.clock.wall()
+        if row.state == "ready":
+            self._timer("reset", _left(policy.restart.reset_s, row.ready, now))
+        elif row.state in {"starting", "running"} and not row.after:
+            bound = policy.deadline_s if row.kind == "service" else policy.timeout_s
+            self._timer("deadline", None if bound is None else _left(bound, row.started, now))
+
     def ended(self, exit: Exit) -> None:
         """The runtime tells how the process ended. While we are ending it, the ending task reports it."""
         self._exit = exit
+        self._told.set()
         ending = self._tasks.get("end")
         if ending is None or ending.done():
             self._post_end(exit)
@@ -107,137 +123,86 @@ class Enactor:
         if watch is not None:
             watch.cancel()
         self._box.world.reports.forget(self._box.key)
-        await self._box.world.desk.give_back(self._box.key, port)
+        try:
+            await self._box.world.desk.give_back(self._box.key, port)
+        except QwendError as error:  # a full disk: the port stays written down as this step's own
+            log.warning("%s: its port is given back later: %s", self._box.key, error)
 
     async def _spawn(self) -> None:
         """The row with the new generation is durable by now: a crash from here on leaves a marker to find."""
         box = self._box
         self._exit = None
+        self._told.clear()
         ending = self._tasks.pop("end", None)
         if ending is not None and not ending.done():
             ending.cancel()
         try:
-            order = await self._order()
-            handle = await box.world.runtimes[box.compiled.runtime].start(order)
+            order = await self.order()
+            handle = await self._runtime(box.compiled.runtime).start(order)
         except QwendError as error:
             await box.handle(NotStarted("; ".join(error.lines()), error.code))
+        except OSError as error:
+            await box.handle(NotStarted(f"it cannot be started: {error}", _code(error)))
+        except Exception as error:
+            log.exception("%s cannot be started", box.key)
+            await box.handle(NotStarted(f"it cannot be started: {type(error).__name__}", "bug"))
         else:
             await box.handle(Started(handle))
 
-    async def _order(self) -> Order:
-        box, world, step = self._box, self._box.world, self._box.compiled
-        launch = self.launch()
-        if step.image is None:
-            raise StepFailed(f"{step.engine} names no image", code="no-image")
-        image = await world.builders[step.runtime].find(step.image)
-        if image is None:
-            raise StepFailed(
-                f"image {step.image.name} is not there any more", hint="run the same command again"
-            )
-        inputs: dict[str, str] = {}
-        for name, fingerprint in box.producers.items():
-            artifact = await world.store.find(fingerprint)
-            if artifact is None:
-                raise StepFailed(
-                    f"the artifact of {name} is not in the store any more", hint="run qwend up again"
-                )
-            inputs[name] = artifact.location
-        work = await self._prepare(launch)
-        missing = [name for name in step.secrets if name not in world.secrets]
-        if missing:
-            raise StepFailed(
-                f"waiting for secret {', '.join(missing)}", hint="run qwend up again with it set"
-            )
-        row = box.row
-        return Order(
-            identity=self.identity(row),
-            launch=launch,
-            image=image,
-            inputs=inputs,
-            log=str(self.log_path()),
-            report=work.report,
-            work=work.root,
-            output=work.output if row.kind == "job" else None,
-            scratch=work.scratch,
-            port=row.port,
-            host=step.policy.host,
-            secrets={
-                name: world.secrets[name]
-                for name in (*step.secrets, *launch.optional_secrets)
-                if name in world.secrets
-            },
-            gpus=row.gpus,
-            memory=step.policy.memory,
-            threads=_threads(step.resources.cpus, world.host.cpus),
-            env=dict(step.image.env),
-            stop_grace_s=step.policy.stop_grace_s,
-            service=row.kind == "service",
-        )
-
-    async def _prepare(self, launch: Launch) -> Work:
-        if self._box.row.kind == "job":
-            return await self._box.world.store.prepare(self._box.compiled.fingerprint, launch.resumable)
-        work = self.work()
-        shutil.rmtree(work.root, ignore_errors=True)
-        for folder in (work.output, work.scratch):
-            os.makedirs(folder, mode=0o700)
-        return work
-
-    def identity(self, row: Step) -> Identity:
-        return Identity(
-            self._box.world.instance, row.run, row.recipe, row.step, row.fingerprint, row.generation
-        )
-
-    def log_path(self) -> Path:
-        row = self._box.row
-        return Path(self._box.world.home) / "logs" / row.recipe / f"{_folder(row.step)}.log"
-
-    def work(self) -> Work:
-        """The step's folders: those of its artifact-to-be, or a service's own."""
-        row = self._box.row
-        if row.kind == "job":
-            return self._box.world.store.work(row.fingerprint)
-        root = Path(self._box.world.home) / "run" / row.recipe / _folder(row.step)
-        return Work(str(root), *(str(root / name) for name in ("out", "scratch", "report.jsonl")))
-
-    def launch(self) -> Launch:
-        launch = self._box.compiled.launch
-        if launch is None:
-            raise StepFailed(f"{self._box.compiled.engine} has nothing to run", code="no-launch")
-        return launch
-
     async def _end(self, grace: float) -> None:
-        box = self._box
-        handle = box.row.handle
+        handle = self._box.row.handle
         killed = False
         if handle is not None:
-            try:
-                killed = await box.world.runtimes[handle.runtime].stop(handle, grace)
-            except QwendError as error:
-                log.warning("%s: could not be stopped: %s", box.key, error)
+            killed = await self._surely_stop(handle, grace)
+            with contextlib.suppress(TimeoutError):  # how it ended is told a moment after it is gone
+                await asyncio.wait_for(self._told.wait(), _TOLD_WITHIN_S)
         known = self._exit or Exit(marker=handle.marker if handle else "", lost=handle is not None)
         self._post_end(msgspec.structs.replace(known, killed=killed))
+
+    async def _surely_stop(self, handle: Handle, grace: float) -> bool:
+        """Ends it, as often as it takes: nothing is called stopped that may still run."""
+        box, asked = self._box, self._box.row.reason
+        while True:
+            try:
+                return await self._runtime(handle.runtime).stop(handle, grace)
+            except QwendError as error:
+                box.post(NotEnded("; ".join(filter(None, (asked, *error.lines()))), error.code))
+            except Exception as error:
+                log.exception("%s cannot be ended", box.key)
+                box.post(NotEnded(f"it cannot be ended: {type(error).__name__}", "bug"))
+            await box.world.clock.sleep(_AGAIN_S)
+
+    def _runtime(self, name: str) -> Runtime:
+        runtime = self._box.world.runtimes.get(name)
+        if runtime is None:
+            raise Unreachable(f"the runtime {name} does not answer", hint="qwend doctor says why")
+        return runtime
 
     def _post_end(self, exit: Exit) -> None:
         box = self._box
         watch = self._tasks.pop("watch", None)
         if watch is not None:
             watch.cancel()
-        if exit.ok or box.row.after:
-            box.post(Ended(exit))
-            return
-        words, port_taken = box.world.reports.last_words(
-            self.launch(), str(self.log_path()), self.work().report
-        )
-        taken = port_taken or (exit.code is not None and exit.code == self.launch().port_taken_exit)
         how = exit.describe()
-        box.post(Ended(exit, f"{how}: {words}" if words else how, taken))
+        if exit.ok or box.row.after:
+            box.post(Ended(exit, how))
+            return
+        try:
+            words = box.world.reports.last_words(
+                self.launch(), str(self.log_path()), self.work().report, box.row.log_from
+            )
+            taken = words.port_taken or (exit.code is not None and exit.code == self.launch().port_taken_exit)
+        except Exception as error:  # a plugin's patterns are not ours
+            log.warning("%s: its last words cannot be read: %r", box.key, error)
+            box.post(Ended(exit, how))
+        else:
+            text = f"{how}: {words.text}" if words.text and not exit.lost else how
+            box.post(Ended(exit, text, taken, words.wall))
 
 
-def _folder(step: str) -> str:
-    """A step's name as a file name: `quant[Q8_0]` becomes `quant-Q8_0`."""
-    return "".join(char if char.isalnum() or char in "_.-" else "-" for char in step).strip("-.") or "step"
+def _code(error: OSError) -> str:
+    return "disk-full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
 
 
-def _threads(wanted: float | None, cpus: int) -> int:
-    return max(1, int(wanted)) if wanted else max(1, cpus)
+def _left(seconds: float, since: float | None, now: float) -> float:
+    return seconds if since is None else min(seconds, max(0.0, since + seconds - now))

@@ -80,6 +80,15 @@ class ArtifactStore(Keeping):
             return None
         return artifact
 
+    async def latest(self, recipe: str, step: str, engine: str) -> Artifact | None:
+        for manifest in self._catalogue.all():  # newest first
+            told = manifest.artifact.provenance
+            if (told.get("recipe"), told.get("step"), told.get("engine")) == (recipe, step, engine):
+                found = await self.find(manifest.artifact.fingerprint)
+                if found is not None:
+                    return found
+        return None
+
     def work(self, fingerprint: str) -> Work:
         root = self._layout.work_of(fingerprint)
         return Work(root, *(os.path.join(root, name) for name in ("out", "scratch", "report.jsonl")))

@@ -85,6 +85,18 @@ async def test_an_output_becomes_an_artifact_that_is_found_by_its_fingerprint(tm
     await again.close()
 
 
+async def test_what_a_step_made_last_is_found_whatever_its_fingerprint(tmp_path: Path) -> None:
+    store = await opened(tmp_path, clock=iter(range(100, 200)).__next__)
+    mine = {"recipe": "r", "step": "answers", "engine": "x/batch"}
+    assert await store.latest("r", "answers", "x/batch") is None
+    await made(store, "1" * 64, {"a": b"first"}, provenance=mine)
+    last = await made(store, "2" * 64, {"a": b"second"}, provenance=mine)
+    await made(store, "3" * 64, {"a": b"third"}, provenance=mine | {"engine": "y/batch"})
+    await made(store, "4" * 64, {"a": b"fourth"}, provenance=mine | {"recipe": "other"})
+    assert await store.latest("r", "answers", "x/batch") == last
+    await store.close()
+
+
 async def test_the_digest_is_that_of_content_and_names_alone(tmp_path: Path) -> None:
     store = await opened(tmp_path)
     one = await made(store, "f1", {"a": b"x", "b": b"y"}, provenance={"a": 1})
