@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qwend.plugin import Engine, hookimpl
+from qwend_plugins.transformers.batch import Batch
 from qwend_plugins.transformers.serve import Serve
 
 
 @hookimpl
 def qwend_engines() -> Iterable[Engine]:
-    return (Serve(),)
+    return (Serve(), Batch())

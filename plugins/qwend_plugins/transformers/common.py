@@ -26,6 +26,7 @@ from qwend.plugin import (
     reference,
 )
 from qwend_plugins.serving import GIB, adapter_findings, answering, flags
+from qwend_plugins.serving.batches import DRIVERS as SHARED
 
 DRIVERS = Path(__file__).parent / "drivers"
 FLAVOURS = ("cpu", "cuda", "cuda12", "apple")
@@ -93,7 +94,7 @@ class LoadParams(Params):
 
 def files(params: LoadParams, *names: str) -> tuple[LaunchFile, ...]:
     """The drivers, and the chat template where the recipe brings one."""
-    made = tuple(driver(DRIVERS / name) for name in names)
+    made = tuple(driver((DRIVERS if name.startswith("tf_") else SHARED) / name) for name in names)
     return made if params.chat_template is None else (*made, LaunchFile(TEMPLATE, params.chat_template))
 
 

@@ -23,7 +23,10 @@ from qwend.plugin import (
 from qwend_plugins.serving import API_KEY, chat_probe, flags
 from qwend_plugins.transformers import common
 
-_FILES = ("tf_serve.py", "tf_http.py", "tf_requests.py", "tf_generate.py", "tf_text.py", "tf_load.py")
+_FILES = (
+    "tf_serve.py", "tf_http.py", "tf_worker.py", "tf_shapes.py", "tf_generate.py", "tf_load.py", "openai_requests.py",
+    "answer_text.py",
+)  # fmt: skip
 
 
 class ServeParams(common.LoadParams):

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from qwend.plugin import (
     DriverRef,
@@ -24,6 +23,7 @@ from qwend.plugin import (
     load_image,
 )
 from qwend_plugins.serving import GIB, answering, flags
+from qwend_plugins.serving.batches import DRIVERS as SHARED
 from qwend_plugins.vllm.params import EngineParams
 
 DRIVERS = Path(__file__).parent / "drivers"
@@ -195,7 +195,7 @@ def rope_overrides(step: StepView, params: EngineParams) -> str:
 
 
 def files(params: EngineParams, *names: str) -> tuple[LaunchFile, ...]:
-    made = tuple(driver(DRIVERS / name) for name in names)
+    made = tuple(driver((DRIVERS if name.startswith("vllm_") else SHARED) / name) for name in names)
     return made if params.chat_template is None else (*made, LaunchFile(TEMPLATE, params.chat_template))
 
 
@@ -246,8 +246,3 @@ def resources(step: StepView, params: EngineParams, adapters: tuple[Given, ...] 
 
 def shared_memory(step: StepView) -> int | None:
     return _SHM if step.gpus > 1 else None
-
-
-def known(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what nobody said."""
-    return {key: value for key, value in values.items() if value is not None}

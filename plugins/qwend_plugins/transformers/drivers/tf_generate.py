@@ -8,29 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from answer_text import Decoder, Piece, Splitter, StopFilter
+from openai_requests import Sampling
 from tf_load import Loaded
-from tf_text import Decoder, Piece, Splitter, StopFilter
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen; None leaves it to the model's own generation_config.json.
-
-    `max_tokens` is as OpenAI's; the penalties lower the logit of a token by `presence` once it was given and by
-    `frequency` each time; `bias` adds to logits by token.
-    """
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition: float | None = None
-    presence: float = 0.0
-    frequency: float = 0.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass

@@ -13,19 +13,18 @@ import json
 import queue
 import select
 import socket
-import threading
 import time
-import traceback
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tf_generate import Answer, Sampling, answer
+from answer_text import Piece, Splitter
+from openai_requests import Asked, BadRequest, Chat, Sampling, read_body, read_chat, read_completion
+from tf_generate import Answer
 from tf_load import Loaded
-from tf_requests import Asked, BadRequest, Chat, read_body, read_chat, read_completion
-from tf_text import Piece, Splitter
+from tf_shapes import ChatEvents, TextEvents, chat_choice, envelope, text_choice, usage
+from tf_worker import Job, Worker
 
 MOST_BODY = 32 * 1024**2
 IDLE_S = 120.0
@@ -44,52 +43,6 @@ class Service:
     thoughts: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
-
-
-@dataclass
-class Job:
-    """One answer that is wanted. `news` gets pieces, then the Answer or the exception."""
-
-    prompt: list[int]
-    sampling: Sampling
-    splitter: Splitter
-    news: queue.Queue[Piece | Answer | Exception] = field(default_factory=queue.Queue)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-class Worker(threading.Thread):
-    """Generates one answer after the other."""
-
-    def __init__(self, loaded: Loaded, most: int) -> None:
-        super().__init__(name="generate", daemon=True)
-        self._loaded = loaded
-        self._jobs: queue.Queue[Job] = queue.Queue(most)
-
-    def ask(self, job: Job) -> None:
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            text = f"{self._jobs.maxsize} requests are waiting already"
-            raise BadRequest(text, code="overloaded", status=503, kind="server_error") from None
-
-    def run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job.cancelled.is_set():
-                continue
-            try:
-                made = answer(
-                    self._loaded,
-                    job.prompt,
-                    job.sampling,
-                    job.news.put,
-                    splitter=job.splitter,
-                    cancelled=job.cancelled,
-                )
-                job.news.put(made)
-            except Exception as error:  # told to who asked; the server goes on
-                traceback.print_exc()
-                job.news.put(error)
 
 
 class Server(ThreadingHTTPServer):
@@ -205,11 +158,11 @@ class Handler(BaseHTTPRequestHandler):
             return Splitter(service.thoughts, bool(chat.tools), thinking)
 
         jobs = self._jobs(chat.asked, [tokens], splitter)
-        shape = _Chat(name) if chat.asked.stream else None
+        shape = ChatEvents(name) if chat.asked.stream else None
         if shape is None:
             answers = [self._wait(job) for job in jobs]
-            choices = [_chat_choice(index, made) for index, made in enumerate(answers)]
-            self._json(_envelope("chat.completion", name, choices) | {"usage": _usage(answers, 1)})
+            choices = [chat_choice(index, made) for index, made in enumerate(answers)]
+            self._json(envelope("chat.completion", name, choices) | {"usage": usage(answers, 1)})
         else:
             self._stream(chat.asked, jobs, shape)
 
@@ -222,12 +175,12 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest(f"tokens of this model are less than {most}", "prompt")
         jobs = self._jobs(asked, tokens, lambda: Splitter(False, False))
         if asked.stream:
-            self._stream(asked, jobs, _Text(name))
+            self._stream(asked, jobs, TextEvents(name))
             return
         answers = [self._wait(job) for job in jobs]
-        choices = [_text_choice(index, made.text, made.finish) for index, made in enumerate(answers)]
-        usage = _usage(answers, len(prompts))
-        self._json(_envelope("text_completion", name, choices) | {"usage": usage})
+        choices = [text_choice(index, made.text, made.finish) for index, made in enumerate(answers)]
+        counted = usage(answers, len(prompts))
+        self._json(envelope("text_completion", name, choices) | {"usage": counted})
 
     def _named(self, model: str | None) -> str:
         names = self.server.service.names
@@ -302,7 +255,7 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             return True
 
-    def _stream(self, asked: Asked, jobs: list[Job], shape: _Chat | _Text) -> None:
+    def _stream(self, asked: Asked, jobs: list[Job], shape: ChatEvents | TextEvents) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Cache-Control", "no-cache")
@@ -318,7 +271,7 @@ class Handler(BaseHTTPRequestHandler):
                         answers.append(item)
             if asked.usage:
                 prompts = len(jobs) // asked.answers
-                self._event(shape.envelope([]) | {"usage": _usage(answers, prompts)})
+                self._event(shape.envelope([]) | {"usage": usage(answers, prompts)})
             self._chunk(b"data: [DONE]\n\n")
         except BadRequest as error:  # the head is sent: the error is an event
             self._event(error.body())
@@ -357,85 +310,3 @@ def _cancel(jobs: list[Job]) -> None:
 
 def _reason(error: Exception) -> str:
     return f"the engine failed: {(str(error) or type(error).__name__).partition(chr(10))[0][:300]}"
-
-
-def _envelope(kind: str, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    mark = "cmpl" if kind.startswith("text") else "chatcmpl"
-    made: dict[str, Any] = {"id": f"{mark}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
-    return made | {"model": name, "choices": choices}
-
-
-def _usage(answers: list[Answer], prompts: int) -> dict[str, int]:
-    """Tokens of all answers; several answers to one prompt count its tokens once."""
-    each = max(1, len(answers) // max(1, prompts))
-    prompt, made = sum(one.prompt_tokens for one in answers[::each]), sum(one.tokens for one in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
-
-
-def _call(index: int, piece: Piece) -> dict[str, Any]:
-    made = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
-    return made | {"index": index, "function": {"name": piece.name, "arguments": piece.text}}
-
-
-def _chat_choice(index: int, made: Answer) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": made.text}
-    if thoughts := "".join(piece.text for piece in made.pieces if piece.kind == "thought"):
-        message["reasoning_content"] = thoughts
-    calls = [piece for piece in made.pieces if piece.kind == "call"]
-    if calls:
-        message["tool_calls"] = [_call(at, piece) for at, piece in enumerate(calls)]
-        message["content"] = made.text or None
-    finish = "tool_calls" if calls and made.finish == "stop" else made.finish
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
-
-
-def _text_choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
-
-
-class _Chat:
-    """The events of a streamed chat: a role, pieces, a reason to finish."""
-
-    def __init__(self, name: str) -> None:
-        self._head = _envelope("chat.completion.chunk", name, [])
-        self._begun: set[int] = set()
-        self._calls: dict[int, int] = {}
-
-    def envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._head | {"choices": choices}
-
-    def choices(self, index: int, item: Piece | Answer) -> Iterator[dict[str, Any]]:
-        if index not in self._begun:
-            self._begun.add(index)
-            yield self._delta(index, {"role": "assistant", "content": ""})
-        if isinstance(item, Answer):
-            called = self._calls.get(index) and item.finish == "stop"
-            yield self._delta(index, {}, "tool_calls" if called else item.finish)
-        elif item.kind == "call":
-            at = self._calls.get(index, 0)
-            self._calls[index] = at + 1
-            yield self._delta(index, {"tool_calls": [_call(at, item)]})
-        else:
-            yield self._delta(
-                index, {"reasoning_content" if item.kind == "thought" else "content": item.text}
-            )
-
-    @staticmethod
-    def _delta(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-
-class _Text:
-    """The events of a streamed completion."""
-
-    def __init__(self, name: str) -> None:
-        self._head = _envelope("text_completion", name, [])
-
-    def envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._head | {"choices": choices}
-
-    def choices(self, index: int, item: Piece | Answer) -> Iterator[dict[str, Any]]:
-        if isinstance(item, Answer):
-            yield _text_choice(index, "", item.finish)
-        else:
-            yield _text_choice(index, item.text, None)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 
 import pytest
+from answer_text import Decoder, Piece, Splitter, StopFilter
 from hypothesis import given
 from hypothesis import strategies as st
-from tf_text import Decoder, Piece, Splitter, StopFilter
 
 THINK = '<think>\nhm, <b>\n</think>\n\nThe answer.\n<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 

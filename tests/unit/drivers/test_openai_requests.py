@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tf_generate import Sampling
-from tf_requests import BadRequest, read_body, read_chat, read_completion
+from openai_requests import BadRequest, Sampling, read_body, read_chat, read_completion
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 
