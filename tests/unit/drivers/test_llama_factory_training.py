@@ -146,7 +146,9 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_takes_its_checkpoints_
     watch = lf_watch.Watch(out)
     watch.on_train_begin(None, state(0), None)
     watch.on_log(None, state(5), None, logs={"loss": 1.0})
-    with pytest.raises(lf_report.Refused, match=r"loss is not a number at step 10 \(it was one at step 5\)"):
+    with pytest.raises(
+        lf_report.Refused, match=r"the loss is not a number at step 10 \(it was one at step 5\)"
+    ):
         watch.on_log(None, state(10), None, logs={"loss": loss})
     assert good.exists() and not bad.exists()
 

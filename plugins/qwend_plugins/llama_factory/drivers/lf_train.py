@@ -173,7 +173,7 @@ def work(path: Path) -> None:
     tuner: Any = importlib.import_module("llamafactory.train.tuner")
     try:
         tuner.run_exp(dict(told["arguments"]), callbacks=[watch])
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # each library has a kind of its own for a full disk
         _keep_previous(error, out)
         raise
     if watch.stopped:

@@ -91,8 +91,9 @@ class Watch:
         for at, path in checkpoints(self._out):
             if at > self.good:
                 shutil.rmtree(path, ignore_errors=True)
+        before = f"it was one at step {self.good}" if self.good else "from the first one on"
         raise Refused(
-            f"{key} is not a number at step {step} (it was one at step {self.good})",
+            f"the {key.replace('_', ' ')} is not a number at step {step} ({before})",
             "lower learning_rate, raise warmup_ratio, or use bf16 instead of fp16; look for broken rows in the data",
         )
 
