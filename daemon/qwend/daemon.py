@@ -72,7 +72,9 @@ def main() -> int:
         return error.exit_code
     except sqlite3.DatabaseError as error:
         log.exception("the state database")
-        print(f"the state database is damaged: {error} (qwend doctor --rebuild makes it anew)", file=sys.stderr)
+        print(
+            f"the state database is damaged: {error} (qwend doctor --rebuild makes it anew)", file=sys.stderr
+        )
         return 1
     except Exception:
         log.exception("the daemon ends")
@@ -162,7 +164,7 @@ async def _daemon(home: str) -> None:
         for task in beside:
             task.cancel()
         await reconciler.close()
-        await world.desk.close()
+        await world.close()
         for runtime in runtimes.values():
             await runtime.close()
         await worker.close()

@@ -62,6 +62,22 @@ class PortBook:
             transaction.connection.execute("UPDATE leases SET active = 0 WHERE holder = ?", (holder,))
             transaction.append(freeze(_event("lease.released", holder, row[0], active=False)))
 
+    def exchange(self, transaction: Transaction, one: str, other: str) -> None:
+        """Swaps the ports of two holders, in one piece; who has none gets the other's and leaves it without."""
+        both = (one, other)
+        found = transaction.connection.execute(
+            "SELECT port, holder, active, at FROM leases WHERE holder IN (?, ?)", both
+        ).fetchall()
+        transaction.connection.execute("DELETE FROM leases WHERE holder IN (?, ?)", both)
+        left = {one, other}
+        for port, holder, active, at in found:
+            new = other if holder == one else one
+            left.discard(new)
+            transaction.connection.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", (port, new, active, at))
+            transaction.append(freeze(_event("lease.handed-over", new, port, active=bool(active))))
+        for holder in left & {row[1] for row in found}:
+            transaction.append(freeze(Event("lease.released", holder, table="lease", row=None)))
+
     def describe(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Leases for people, by port; `listening` says whether anybody listens there now."""
         leases = [

@@ -15,12 +15,17 @@ from typing import Any
 import msgspec
 
 from qwend.core.redact import Redactor
-from qwend.effects import Progress
+from qwend.effects import LastWords, Progress
 from qwend.model.launch import Launch
 
 _TAIL = 64 * 1024
 _MAX_REPORT = 64 * 1024 * 1024
 _IN_USE = re.compile(r"EADDRINUSE|[Aa]ddress already in use|couldn't bind|port \d+ is (already )?in use")
+_CARD_FULL = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|cudaMalloc failed: out of memory|CUDA_ERROR_OUT_OF_MEMORY"
+    r"|torch\.(cuda\.)?OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|No available memory for the cache blocks"
+)
+"""How PyTorch, llama.cpp (ggml), the CUDA driver, cuBLAS and vLLM say it."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 _TELLING = re.compile(
     r"error|fail|cannot|unable|no such|not found|out of memory|invalid|unknown|exception", re.IGNORECASE
@@ -76,24 +81,26 @@ class FileReports:
         ]
         return chosen[-1] if chosen else None
 
-    def last_words(self, launch: Launch, log: str, report: str) -> tuple[str, bool]:
-        text = _plain(_read(log, _TAIL))
+    def last_words(self, launch: Launch, log: str, report: str, since: int = 0) -> LastWords:
+        text = _plain(_read(log, _TAIL, since))
         taken = _IN_USE.search(text) is not None
+        said, card = self._said(launch, text, report), _CARD_FULL.search(text)
+        if card is not None:
+            said = f"the memory of the card is too small: {said}"
+        return LastWords(self._redactor.text(said), taken, card is not None)
+
+    def _said(self, launch: Launch, text: str, report: str) -> str:
         for row in reversed(_rows(_read(report, _MAX_REPORT))):
             error = row.get("error")
             if isinstance(error, dict) and error.get("message"):
-                return self._redactor.text(
-                    _with_hint(str(error["message"]), str(error.get("hint") or ""))
-                ), taken
+                return _with_hint(str(error["message"]), str(error.get("hint") or ""))
         for hint in launch.hints:
             if match := re.search(hint.regex, text, re.MULTILINE):
                 groups = {name: value or "" for name, value in match.groupdict().items()}
-                return self._redactor.text(
-                    _with_hint(hint.message.format(**groups), hint.hint.format(**groups))
-                ), taken
+                return _with_hint(hint.message.format(**groups), hint.hint.format(**groups))
         lines = [line.strip() for line in text.splitlines() if line.strip()][-20:]
         telling = [line for line in lines if _TELLING.search(line)]
-        return self._redactor.text((telling or lines or [""])[-1][:400]), taken
+        return (telling or lines or [""])[-1][:400]
 
     def _from_report(self, text: str) -> Progress | None:
         for row in reversed(_rows(text)):
@@ -168,11 +175,15 @@ def _size(path: str) -> int:
         return 0
 
 
-def _read(path: str, most: int) -> str:
-    """The last `most` bytes of a file as text; nothing if it is not there."""
+def _read(path: str, most: int, since: int = 0) -> str:
+    """The last `most` bytes of a file as text, those before `since` left out; nothing if it is not there.
+
+    A file that is shorter than `since` was cut in the meantime: then all of it counts.
+    """
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - most, since if since <= size else 0))
             return file.read(most).decode("utf-8", "replace")
     except OSError:
         return ""

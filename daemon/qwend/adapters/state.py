@@ -147,6 +147,10 @@ class SqliteState:
         """The holder's port is no longer in use; with `sticky` it is no longer kept for it either."""
         await self._ask(lambda transaction: self._book.release(transaction, holder, sticky), essential=True)
 
+    async def exchange(self, one: str, other: str) -> None:
+        """Each of two holders has the port of the other: a service and the one that replaces it."""
+        await self._ask(lambda transaction: self._book.exchange(transaction, one, other))
+
     def describe(self) -> dict[str, Any]:
         """Leases and the range, for people: `{"leases": [{port, holder, sticky, active, listening}], "range": []}`."""
         return self._book.describe(self._rows.get("lease", {}))

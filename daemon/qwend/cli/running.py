@@ -64,7 +64,7 @@ class Foreground:
         with progress.display() as self._shown:
             for event in news:
                 self._shown.event(event)
-                if event["kind"] in {"service.stopped", "service.failed"}:
+                if event["kind"] in {"service.stopped", "service.killed", "service.failed"}:
                     rows = self._client.get("/v1/steps", recipe=recipe)["steps"]
                     states = [row["state"] for row in rows if row["kind"] == "service"]
                     if all(state in {"stopped", "failed"} for state in states):

@@ -165,7 +165,7 @@ class DaemonControl:
             rows = {row.step: row for row in self._reconciler.rows(name)}
             live = any(row.alive or not row.settled for row in rows.values())
             if compiled is not None and (live or not everything):
-                roots |= {step.fingerprint for step in compiled.steps}
+                roots |= {step.fingerprint for step in self._reconciler.known(name)}
         return await self._rooms.store.prune(roots, dry_run)
 
     async def export(self, name: str, out: str) -> Json:
@@ -186,8 +186,7 @@ class DaemonControl:
     async def prune_images(self, dry_run: bool) -> Json:
         used = set()
         for name in self._world.state.rows("recipe"):
-            compiled = self._reconciler.compiled(name)
-            used |= {step.image.digest for step in compiled.steps if step.image} if compiled else set()
+            used |= {step.image.digest for step in self._reconciler.known(name) if step.image}
         return await self._rooms.images.prune(used, dry_run)
 
     def ports(self) -> Json:
@@ -207,8 +206,8 @@ class DaemonControl:
     async def stop(self, services: bool) -> Json:
         """Ends the daemon once this answer is sent; services live on unless they are to stop too."""
         if services:
-            for name in {row.recipe for row in self._reconciler.rows()}:
-                await self._reconciler.down(name)
+            names = {row.recipe for row in self._reconciler.rows()}
+            await asyncio.gather(*(self._reconciler.down(name) for name in names))
         asyncio.get_running_loop().call_later(0.05, self._rooms.stopping.set)
         return {"stopping": True}
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import msgspec
 
 from qwend.api.control import Json, RecipeRequest
 from qwend.control.planning import Planned, Planning
+from qwend.control.streams import drain, until
 from qwend.control.views import plan_view
 from qwend.core.signals import Again, Go, Signal, Stop
 from qwend.effects import Progress
-from qwend.errors import OutOfResource, QwendError, UsageError
+from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
 from qwend.model.event import Event
 from qwend.model.plan import Compiled, Plan
 from qwend.model.service import Run, Step
@@ -69,7 +68,6 @@ class Running:
                 planned = item
         if planned is None:
             return
-        view = plan_view(planned.plan, planned.compiled)
         recipe = planned.compiled.recipe
         async with self._reconciler.world.hub.follow() as news:
             async with self._starting.setdefault(recipe, asyncio.Lock()):
@@ -81,7 +79,12 @@ class Running:
                 )
                 if not attached:
                     drive = None
-                    yield view
+                    if planned.plan.changes:
+                        # Another `up` may have ended since this was planned: what it did is not done again.
+                        again = await self._planning.again(planned.compiled, request.force, planned.host)
+                        planned = msgspec.structs.replace(planned, plan=again)
+                    yield plan_view(planned.plan, planned.compiled)
+                    self._require_secrets(planned)
                     if planned.plan.blockers:
                         raise _blocked(planned.plan)
                     if planned.plan.changes or self._unsettled(planned.compiled):
@@ -128,11 +131,21 @@ class Running:
         names = [recipe] if recipe is not None else sorted({row.recipe for row in rows})
         async with self._reconciler.world.hub.follow() as news:
             task = asyncio.create_task(self._down(names))
-            async for item in _until(task, news, lambda event: event.subject.partition("/")[0] in names):
+            async for item in until(task, news, lambda event: event.subject.partition("/")[0] in names):
                 yield item
             stopped = task.result()
-        killed = [row.key for row in stopped if row.exit is not None and row.exit.killed]
-        yield {"end": {"stopped": [row.key for row in stopped], "killed": killed, "exit_code": 0}}
+        done = [row for row in stopped if row.settled]
+        killed = [row.key for row in done if row.exit is not None and row.exit.killed]
+        left = [f"{row.key} may still run: {row.reason}" for row in stopped if not row.settled]
+        error = Unreachable("; ".join(left), hint="it is ended as soon as that is possible") if left else None
+        yield {
+            "end": {
+                "stopped": [row.key for row in done],
+                "killed": killed,
+                "exit_code": error.exit_code if error else 0,
+                "error": error.to_dict() if error else None,
+            }
+        }
 
     async def act(self, key: str, verb: str) -> AsyncIterator[Json]:
         """Starts, stops or restarts one step."""
@@ -153,7 +166,7 @@ class Running:
 
         async with self._reconciler.world.hub.follow() as news:
             task = asyncio.create_task(perform())
-            async for item in _until(task, news, lambda event: event.subject == key):
+            async for item in until(task, news, lambda event: event.subject == key):
                 yield item
             row = task.result()
         failed = verb != "stop" and row.state == "failed"
@@ -192,6 +205,18 @@ class Running:
             self._over.pop(next(iter(self._over)))
         return drive
 
+    def _require_secrets(self, planned: Planned) -> None:
+        """A service of before waits for its secrets, but a client that could send them is told at once."""
+        acting = {one.step for one in planned.plan.actions if one.verb not in {"keep", "stop"}}
+        known = self._reconciler.world.secrets
+        needed = [name for step in planned.compiled.steps if step.name in acting for name in step.secrets]
+        if missing := [name for name in dict.fromkeys(needed) if name not in known]:
+            raise UsageError(
+                f"secret {', '.join(missing)} was not given",
+                code="no-secret",
+                hint=" ".join(f"--secret {name}=@FILE" for name in missing),
+            )
+
     def _unsettled(self, compiled: Compiled) -> bool:
         """Whether a step that is kept is still on its way, so that there is something to wait for."""
         kept = {step.name for step in compiled.steps if step.kind == "service"}
@@ -203,7 +228,7 @@ class Running:
         self._reconciler.world.learn(request.secrets)
         task = asyncio.create_task(self._planning.plan(request, queue.put_nowait))
         try:
-            async for progress in _drain(task, queue):
+            async for progress in drain(task, queue):
                 yield {"progress": msgspec.to_builtins(progress)}
             yield task.result()
         finally:
@@ -217,7 +242,7 @@ class Running:
                 event.run == run or event.subject.startswith(f"{recipe}/") or event.kind.startswith("image.")
             )
 
-        async for item in _until(drive.task, news, ours, f"{recipe}/"):
+        async for item in until(drive.task, news, ours, f"{recipe}/"):
             yield item
         yield {"end": self._end(recipe, drive.run.state, drive.error)}
 
@@ -263,33 +288,3 @@ def _blocked(plan: Plan) -> QwendError:
     return (
         first if not others else OutOfResource("it cannot run here", code="blocked", details=(first, *others))
     )
-
-
-async def _drain(task: asyncio.Task[Any], queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
-    """What the queue brings until the task is done and the queue empty."""
-    while not (task.done() and queue.empty()):
-        getter = asyncio.create_task(queue.get())
-        await asyncio.wait({task, getter}, return_when=asyncio.FIRST_COMPLETED)
-        if getter.done():
-            yield getter.result()
-        else:
-            getter.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await getter
-
-
-async def _until(
-    task: asyncio.Task[Any],
-    news: asyncio.Queue[Event | Progress],
-    ours: Callable[[Event], bool],
-    prefix: str = "",
-) -> AsyncIterator[Json]:
-    async for item in _drain(task, news):
-        if isinstance(item, Progress):
-            if not prefix or item.subject.startswith((prefix, "image ")):
-                yield {"progress": msgspec.to_builtins(item)}
-        elif ours(item):
-            event = msgspec.to_builtins(item)
-            if item.kind == "recipe.planned":
-                event.pop("row", None)  # the whole compiled recipe: the client has seen the plan
-            yield {"event": event}

@@ -57,7 +57,7 @@ def policy(step: Step, launch: Launch, weights: int | None, cards: tuple[str, ..
         stop_grace_s=step.stop_grace,
         timeout_s=step.timeout,
         retries=step.retries,
-        replace=step.replace or "stop-first",
+        replace=step.replace or "rolling",
         keep=step.keep,
         out=None if step.out is None else posixpath.normpath(posixpath.join(directory, step.out)),
         host="127.0.0.1" if step.host == "localhost" else step.host,

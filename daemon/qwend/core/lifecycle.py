@@ -11,11 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from qwend.core.lifecycle_jobs import decide_job
+from qwend.core.moves import OFF, Decision, failed, hopeless, joined, to, why
 from qwend.core.signals import (
     Acquire,
     Again,
     Blocked,
-    Commit,
     Committed,
     Effect,
     End,
@@ -25,6 +26,7 @@ from qwend.core.signals import (
     Healthy,
     Late,
     NotCommitted,
+    NotEnded,
     NotStarted,
     Refused,
     Release,
@@ -42,12 +44,10 @@ from qwend.model.service import Exit, Handle, Step
 MOVES = 5
 """Ports that a stranger may take from under us before a start fails."""
 
-Decision = tuple[Step, tuple[Effect, ...]]
-
 
 def decide(step: Step, policy: Policy, signal: Signal) -> Decision:
     """What becomes of a step, and what is to be done, in order."""
-    return _service(step, policy, signal) if step.kind == "service" else _job(step, policy, signal)
+    return _service(step, policy, signal) if step.kind == "service" else decide_job(step, policy, signal)
 
 
 def backoff(attempt: int, policy: Policy, key: str) -> float:
@@ -58,178 +58,114 @@ def backoff(attempt: int, policy: Policy, key: str) -> float:
     return base * (1.0 - 0.25 * random.Random(f"{key}:{attempt}").random())
 
 
-def _to(step: Step, state: str, reason: str = "", **fields: object) -> Step:
-    return msgspec.structs.replace(step, **{"state": state, "reason": reason, "code": "", **fields})
-
-
 def _service(step: Step, policy: Policy, signal: Signal) -> Decision:
     match step.state, signal:
         case "pending" | "stopped" | "failed" | "backoff", Go():
-            fresh = _to(step, "waiting", want="up", after="", attempts=0, moves=0, exit=None, ended=None)
+            fresh = to(step, "waiting", want="up", after="", attempts=0, moves=0, exit=None, ended=None)
             return fresh, (Timer("backoff", None), Acquire())
         case "waiting", Blocked(reason=reason):
-            return _to(step, "waiting", reason), ()
+            return to(step, "waiting", reason), ()
         case "waiting", Refused(reason=reason, code=code):
-            return _to(step, "failed", reason, code=code), (Release(),)
+            return to(step, "failed", reason, code=code), (Release(),)
         case "waiting", Granted(port=port, gpus=gpus):
-            fresh = _to(
+            fresh = to(
                 step, "starting", port=port, gpus=gpus, generation=step.generation + 1, handle=None, exit=None
             )
             return fresh, (Timer("deadline", policy.deadline_s), Spawn())
         case "starting" | "ready" | "unhealthy", Started(handle=handle):
             return msgspec.structs.replace(step, handle=handle), (Watch(),)
+        case "starting", NotStarted(reason=reason) if step.proven and policy.restart.policy != "no":
+            return _back_off(step, policy, reason, None, (OFF,))
         case "starting", NotStarted(reason=reason, code=code):
-            return _to(step, "failed", reason, code=code), (Timer("deadline", None), Release())
+            return to(step, "failed", reason, code=code), (OFF, Release())
         case "starting", Healthy():
-            ready = _to(step, "ready", proven=True, moves=0)
+            ready = to(step, "ready", proven=True, moves=0)
             return ready, (Timer("deadline", None), Timer("reset", policy.restart.reset_s))
         case "unhealthy", Healthy():
-            return _to(step, "ready"), ()
+            return to(step, "ready"), ()
         case "ready", Unhealthy(reason=reason):
-            return _to(step, "unhealthy", reason), ()
+            return to(step, "unhealthy", reason), ()
         case "unhealthy", Unhealthy(reason=reason):
-            return _to(step, "stopping", reason, after="backoff"), (End(policy.stop_grace_s),)
+            return to(step, "stopping", reason, after="backoff"), (End(policy.stop_grace_s),)
         case "starting", Late(timer="deadline"):
             reason = f"not ready after {policy.deadline_s:.0f} s"
-            return _to(step, "stopping", reason, after="failed"), (End(policy.stop_grace_s),)
+            after = "backoff" if step.proven else "failed"
+            return to(step, "stopping", reason, after=after), (End(policy.stop_grace_s),)
         case "ready", Late(timer="reset"):
             return msgspec.structs.replace(step, attempts=0), ()
         case "backoff", Late(timer="backoff"):
-            return _to(step, "waiting"), (Acquire(),)
+            return to(step, "waiting"), (Acquire(),)
         case "starting" | "ready" | "unhealthy", Ended() as ended:
             return _service_ended(step, policy, ended)
+        case "stopping", NotEnded(reason=reason, code=code):
+            return to(step, "stopping", reason, code=code), ()
         case "stopping", Ended(exit=ended):
             return _service_stopped(step, policy, ended)
         case "starting" | "ready" | "unhealthy", Stop(reason=reason, kill=kill):
-            gone = _to(step, "stopping", reason, want="down", after="stopped")
-            return gone, (_OFF, Timer("reset", None), End(0.0 if kill else policy.stop_grace_s))
+            gone = to(step, "stopping", reason, want="down", after="stopped")
+            return gone, (OFF, Timer("reset", None), End(0.0 if kill else policy.stop_grace_s))
         case "starting" | "ready" | "unhealthy", Again(reason=reason):
-            return _to(step, "stopping", reason, after="waiting"), (_OFF, End(policy.stop_grace_s))
+            return to(step, "stopping", reason, after="waiting"), (OFF, End(policy.stop_grace_s))
         case "stopping", Stop(kill=kill, reason=reason):
-            gone = _to(step, "stopping", reason or step.reason, want="down", after="stopped")
+            gone = to(step, "stopping", reason or step.reason, want="down", after="stopped")
             return gone, (End(0.0),) if kill else ()
         case "stopping", Go() | Again() if step.want == "down" or step.after == "stopped":
-            return _to(step, "stopping", step.reason, want="up", after="waiting"), ()
+            return to(step, "stopping", step.reason, want="up", after="waiting"), ()
         case "pending" | "waiting" | "backoff" | "idle", Stop(reason=reason):
-            return _to(step, "stopped", reason, want="down"), (Timer("backoff", None), Release())
+            return to(step, "stopped", reason, want="down"), (Timer("backoff", None), Release())
         case "failed", Stop(reason=reason):
-            return _to(step, "stopped", reason or step.reason, want="down"), ()
+            return to(step, "stopped", reason or step.reason, want="down"), ()
         case "failed" | "stopped" | "backoff", Again():
             return decide(step, policy, Go())
     return step, ()
 
 
-_OFF = Timer("deadline", None)
-
-
 def _service_ended(step: Step, policy: Policy, ended: Ended) -> Decision:
     """It ended without being asked to."""
-    reason = ended.reason or ended.exit.describe()
-    off = (_OFF, Timer("reset", None))
+    reason = why(ended, policy)
+    off = (OFF, Timer("reset", None))
     if step.state == "starting" and ended.port_taken:
         if step.moves < MOVES and policy.port is None:
-            moved = _to(
+            moved = to(
                 step, "waiting", f"port {step.port} was taken by another program", moves=step.moves + 1
             )
             return moved, (*off, Release(), Acquire(move=True))
-        return _to(step, "failed", reason, exit=ended.exit), (*off, Release())
+        return to(step, "failed", reason, exit=ended.exit, code="port-taken"), (*off, Release())
     restart = policy.restart
     wanted = restart.policy == "always" or (restart.policy == "on-failure" and not ended.exit.ok)
     if not wanted:
-        state = "stopped" if ended.exit.ok else "failed"
-        return _to(step, state, reason, exit=ended.exit), (*off, Release())
+        gone = to(step, "stopped", reason, exit=ended.exit) if ended.exit.ok else failed(step, reason, ended)
+        return gone, (*off, Release())
     if not step.proven and not ended.exit.lost:
-        return _to(step, "failed", reason, exit=ended.exit), (*off, Release())
-    if ended.exit.oom:
-        return _to(step, "failed", f"{reason}; it would meet the same wall again", exit=ended.exit), (
-            *off,
-            Release(),
-        )
+        return failed(step, reason, ended), (*off, Release())
+    if hopeless(ended):
+        return failed(step, f"{reason}; it would meet the same wall again", ended), (*off, Release())
     return _back_off(step, policy, reason, ended.exit, off)
 
 
 def _service_stopped(step: Step, policy: Policy, ended: Exit) -> Decision:
     """It ended as we asked it to."""
-    how = "killed at the deadline" if ended.killed else ""
-    reason = "; ".join(part for part in (step.reason, how) if part)
+    reason = joined(step.reason, "killed at the deadline" if ended.killed else "")
     match step.after:
         case "waiting":
-            return _to(step, "waiting", reason, after="", exit=ended, attempts=0), (Release(), Acquire())
-        case "backoff":
+            return to(step, "waiting", reason, after="", exit=ended, attempts=0), (Release(), Acquire())
+        case "backoff" if policy.restart.policy != "no":
             return _back_off(step, policy, reason, ended, ())
-        case "failed":
-            return _to(step, "failed", reason, after="", exit=ended), (Release(),)
-    return _to(step, "stopped", reason, after="", exit=ended), (Release(),)
+        case "failed" | "backoff":
+            return to(step, "failed", reason, after="", exit=ended), (Release(),)
+    return to(step, "stopped", reason, after="", exit=ended), (Release(),)
 
 
-def _back_off(step: Step, policy: Policy, reason: str, ended: Exit, off: tuple[Effect, ...]) -> Decision:
+def _back_off(
+    step: Step, policy: Policy, reason: str, ended: Exit | None, off: tuple[Effect, ...]
+) -> Decision:
     attempts = step.attempts + 1
     limit = policy.restart.max
     if limit is not None and attempts > limit:
-        failed = _to(step, "failed", f"{reason}; gave up after {limit} restarts", after="", exit=ended)
+        failed = to(step, "failed", f"{reason}; gave up after {limit} restarts", after="", exit=ended)
         return failed, (*off, Release())
-    waits = _to(step, "backoff", reason, after="", exit=ended, attempts=attempts)
+    waits = to(step, "backoff", reason, after="", exit=ended, attempts=attempts)
     return waits, (*off, Release(), Timer("backoff", backoff(attempts, policy, step.key)))
-
-
-def _job(step: Step, policy: Policy, signal: Signal) -> Decision:
-    match step.state, signal:
-        case "pending" | "failed" | "cancelled" | "succeeded" | "cached", Go():
-            return _to(
-                step, "waiting", want="up", after="", attempts=0, exit=None, artifact=None, ended=None
-            ), (Acquire(),)
-        case "waiting", Blocked(reason=reason):
-            return _to(step, "waiting", reason), ()
-        case "waiting", Refused(reason=reason, code=code):
-            return _to(step, "failed", reason, code=code), (Release(),)
-        case "waiting", Granted(gpus=gpus):
-            fresh = _to(step, "running", gpus=gpus, generation=step.generation + 1, handle=None, exit=None)
-            return fresh, (Timer("deadline", policy.timeout_s), Spawn())
-        case "running", Started(handle=handle):
-            return msgspec.structs.replace(step, handle=handle), (Watch(),)
-        case "running", NotStarted(reason=reason, code=code):
-            return _to(step, "failed", reason, code=code), (_OFF, Release())
-        case "running", Late(timer="deadline"):
-            reason = f"killed at its deadline of {policy.timeout_s:.0f} s"
-            return _to(step, "running", reason, after="failed"), (End(policy.stop_grace_s),)
-        case "running", Ended() as ended:
-            return _job_ended(step, policy, ended)
-        case "running", Committed(artifact=artifact):
-            return _to(step, "succeeded", artifact=artifact), (Release(),)
-        case "running", NotCommitted(reason=reason, code=code):
-            return _to(step, "failed", reason, code=code), (Release(),)
-        case "running", Stop() if step.exit is not None:
-            return msgspec.structs.replace(step, want="down"), ()
-        case "running", Stop(reason=reason, kill=kill):
-            gone = _to(step, "running", reason or "cancelled", want="down", after="cancelled")
-            return gone, (End(0.0 if kill else policy.stop_grace_s),)
-        case "pending" | "waiting", Stop(reason=reason):
-            return _to(step, "cancelled", reason, want="down"), (Release(),)
-    return step, ()
-
-
-def _job_ended(step: Step, policy: Policy, ended: Ended) -> Decision:
-    reason = ended.reason or ended.exit.describe()
-    if step.after:
-        return _to(step, step.after, step.reason, after="", exit=ended.exit), (_OFF, Release())
-    if ended.exit.lost:
-        return _to(step, "waiting", "its exit code was lost: running again", exit=ended.exit), (
-            _OFF,
-            Release(),
-            Acquire(),
-        )
-    if ended.exit.ok:
-        return msgspec.structs.replace(step, exit=ended.exit), (_OFF, Commit())
-    if step.attempts < policy.retries and not ended.exit.oom:
-        again = _to(
-            step,
-            "waiting",
-            f"{reason}; attempt {step.attempts + 2} of {policy.retries + 1}",
-            exit=ended.exit,
-            attempts=step.attempts + 1,
-        )
-        return again, (_OFF, Release(), Acquire())
-    return _to(step, "failed", reason, exit=ended.exit), (_OFF, Release())
 
 
 def table() -> str:
@@ -239,8 +175,8 @@ def table() -> str:
 
 _SAMPLES: tuple[Signal, ...] = (
     Go(), Blocked("…"), Refused("…"), Granted(), Started(Handle("native", "m", "1")), NotStarted("…"), Healthy(),
-    Unhealthy("…"), Ended(Exit("m", code=0)), Ended(Exit("m", code=1), "…"), Committed("…"), NotCommitted("…"),
-    Late("deadline"), Late("backoff"), Late("reset"), Stop(), Again(),
+    Unhealthy("…"), Ended(Exit("m", code=0)), Ended(Exit("m", code=1), "…"), NotEnded("…"), Committed("…"),
+    NotCommitted("…"), Late("deadline"), Late("backoff"), Late("reset"), Stop(), Again(),
 )  # fmt: skip
 _STATES = {
     "service": (

@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 import msgspec
 
 from qwend.core.fingerprint import differences
+from qwend.core.handover import obstacle
 from qwend.core.preflight import preflight
 from qwend.core.suggest import did_you_mean
 from qwend.errors import UsageError
@@ -19,7 +20,7 @@ from qwend.model.host import Host
 from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage
 from qwend.model.memory import human
 from qwend.model.plan import Action, Compiled, CompiledStep, Plan, Verb
-from qwend.model.service import Step
+from qwend.model.service import HEIR, Step
 
 _UP = frozenset({"pending", "waiting", "starting", "ready", "unhealthy", "backoff", "idle", "running"})
 _SHOWN_REASONS = 3
@@ -57,7 +58,8 @@ def plan(compiled: Compiled, snapshot: Snapshot, force: Iterable[str] = ()) -> P
         if verb != "keep":
             acting.append(step)
             actions.extend(_build(step, verb, snapshot, built))
-        actions.append(Action(verb, step.name, _why(step, verb, snapshot, forced), _detail(step, verb)))
+        detail = _detail(step, verb, compiled, snapshot.host)
+        actions.append(Action(verb, step.name, _why(step, verb, snapshot, forced), detail))
     found = preflight(compiled, acting, tuple(built.values()), snapshot.host, snapshot.images)
     notices = [f"{step.name}: {text}" for step in compiled.steps for text in step.notices]
     return Plan(
@@ -166,7 +168,9 @@ def _stops(compiled: Compiled, snapshot: Snapshot) -> Iterable[Action]:
     there = {step.name for step in compiled.steps} | set(compiled.left_out)
     for name in sorted(snapshot.rows):
         row = snapshot.rows[name]
-        gone = name not in there and name.partition("[")[0] not in compiled.left_out
+        gone = (
+            not name.endswith(HEIR) and name not in there and name.partition("[")[0] not in compiled.left_out
+        )
         if gone and row.state in _UP and row.want == "up":
             yield Action("stop", name, "no longer in the recipe")
 
@@ -239,7 +243,12 @@ def _join(reasons: list[str]) -> str:
     return "; ".join(reasons[:_SHOWN_REASONS]) + (f"; {more} more" if more > 0 else "")
 
 
-def _detail(step: CompiledStep, verb: Verb) -> str:
+def _detail(step: CompiledStep, verb: Verb, compiled: Compiled, host: Host) -> str:
+    if verb == "replace" and step.policy.replace == "rolling":
+        hindrance = obstacle(step, compiled.steps, host)
+        return (
+            f"stop-first: {hindrance}" if hindrance else "rolling: the old one ends when the new one is ready"
+        )
     if verb in ("start", "replace"):
         return f"port {step.policy.port}" if step.policy.port else "on a free port"
     if step.kind == "source" and verb == "run" and step.pin is not None:

@@ -57,11 +57,20 @@ class Unhealthy(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """The process is gone. `reason` holds the engine's own last words, `port_taken` what it said of its port."""
+    """The process is gone. `reason` holds the engine's own last words, `port_taken` what it said of its port,
+    `wall` that a card's or the machine's memory was too small: the same start would end the same way."""
 
     exit: Exit
     reason: str = ""
     port_taken: bool = False
+    wall: bool = False
+
+
+class NotEnded(msgspec.Struct, frozen=True, tag=True):
+    """The runtime cannot end it, or cannot tell whether it did; it is tried again."""
+
+    reason: str
+    code: str = ""
 
 
 class Committed(msgspec.Struct, frozen=True, tag=True):
@@ -97,8 +106,8 @@ class Again(msgspec.Struct, frozen=True, tag=True):
 
 
 Signal = (
-    Go | Blocked | Refused | Granted | Started | NotStarted | Healthy | Unhealthy | Ended | Committed
-    | NotCommitted | Late | Stop | Again
+    Go | Blocked | Refused | Granted | Started | NotStarted | Healthy | Unhealthy | Ended | NotEnded
+    | Committed | NotCommitted | Late | Stop | Again
 )  # fmt: skip
 
 

@@ -6,10 +6,15 @@ from typing import Literal
 
 import msgspec
 
+from qwend.model.memory import human
+
 ServiceState = Literal[
     "pending", "waiting", "starting", "ready", "unhealthy", "backoff", "idle", "stopping", "stopped", "failed"
 ]
 JobState = Literal["pending", "waiting", "running", "succeeded", "failed", "cancelled", "cached"]
+
+HEIR = "@next"
+"""Behind a service's name: the one that is to replace it, until it is ready. No step of a recipe ends so."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -64,7 +69,7 @@ class Exit(msgspec.Struct, frozen=True):
 
     def describe(self) -> str:
         if self.oom:
-            return "killed for memory"
+            return "killed for memory" + (f" at a peak of {human(self.peak)}" if self.peak else "")
         if self.lost:
             return "ended while nobody watched; its exit code is lost"
         return f"ended by signal {self.signal}" if self.signal else f"exit code {self.code}"
@@ -108,11 +113,15 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     ready: float | None = None
     ended: float | None = None
     log: str | None = None
+    log_from: int = 0
+    """Where in its log the current start begins, in bytes."""
+    born: str = ""
+    """The step name that the process carries, where it took over from its predecessor while that still ran."""
 
     @property
     def marker(self) -> str:
         """The marker of the current start, without its instance; it is known before the process exists."""
-        return f"{self.run}:{self.key}:{self.generation}"
+        return f"{self.run}:{self.recipe}/{self.born or self.step}:{self.generation}"
 
     @property
     def alive(self) -> bool:

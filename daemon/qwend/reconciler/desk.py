@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qwend.core.leasing import Want, decide
+from qwend.core.room import Card
 from qwend.core.signals import Blocked, Granted, Refused, Signal
 from qwend.errors import QwendError
 from qwend.model.lease import Lease
@@ -31,12 +32,14 @@ _AGAIN_S = 5.0
 
 
 class Needs(msgspec.Struct, frozen=True):
-    """All that one step asks for. `port` is the wanted one, or None for any; `avoid` are ports that failed."""
+    """All that one step asks for. `port` is the wanted one, or None for any; `avoid` are ports that failed;
+    without its `secrets` a step waits, and holds nothing meanwhile."""
 
     want: Want
     service: bool
     port: int | None = None
     avoid: tuple[int, ...] = ()
+    secrets: tuple[str, ...] = ()
 
     @staticmethod
     def of(key: str, step: CompiledStep, avoid: tuple[int, ...] = ()) -> Needs:
@@ -51,7 +54,7 @@ class Needs(msgspec.Struct, frozen=True):
             gpu_memory=resources.gpu_memory,
             heavy=resources.heavy,
         )
-        return Needs(want, step.kind == "service", policy.port, avoid)
+        return Needs(want, step.kind == "service", policy.port, avoid, step.secrets)
 
 
 class Desk:
@@ -75,7 +78,11 @@ class Desk:
     def hold(self, key: str, needs: Needs, row: Step) -> None:
         """What lives holds its leases, whoever started it."""
         want = needs.want
-        leases = [Lease("gpu", uuid, key, want.share) for uuid in row.gpus]
+        parts = {
+            gpu.uuid: Card(gpu, 1.0, gpu.memory).part(want.share, want.gpu_memory)
+            for gpu in self._world.host.gpus
+        }
+        leases = [Lease("gpu", uuid, key, parts.get(uuid, want.share)) for uuid in row.gpus]
         if want.memory is not None:
             leases.append(Lease("memory", "memory", key, float(want.memory)))
         if want.cpus is not None:
@@ -91,6 +98,17 @@ class Desk:
         self._services.discard(key)
         self._wake.set()
         await self._world.state.release(key, sticky=port)
+
+    def exchange(self, one: str, other: str) -> None:
+        """Each of two services holds what the other held."""
+        held = {key: self._held.pop(key, ()) for key in (one, other)}
+        for key, leases in ((one, held[other]), (other, held[one])):
+            self._held[key] = tuple(msgspec.structs.replace(lease, holder=key) for lease in leases)
+        self._services |= {one, other}
+
+    def wake(self) -> None:
+        """Something may be there that was lacking."""
+        self._wake.set()
 
     def held(self) -> list[Lease]:
         return [lease for leases in self._held.values() for lease in leases]
@@ -118,20 +136,32 @@ class Desk:
         if not self._queue:
             return
         host = await self._world.machine.observe()
-        wants = [needs.want for needs, _ in self._queue.values()]
+        wants = []
+        for key, (needs, _) in self._queue.items():
+            missing = [name for name in needs.secrets if name not in self._world.secrets]
+            if missing:
+                self._tell(key, f"waiting for secret {', '.join(missing)}: run qwend up again with it set")
+            else:
+                wants.append(needs.want)
         decision = decide(wants, self.held(), host, lasting=self._services)
+        # What was given up while the machine was looked at is no longer in the queue.
         for key, reason in decision.refused.items():
-            _, post = self._queue.pop(key)
-            post(Refused(reason))
+            if key in self._queue:
+                self._queue.pop(key)[1](Refused(reason))
         for key, reason in decision.reasons.items():
-            if self._told.get(key) != reason:
-                self._told[key] = reason
-                self._queue[key][1](Blocked(reason))
+            self._tell(key, reason)
+        ports = []
         for grant in decision.grants:
             if grant.holder in self._queue:
                 needs, post = self._queue.pop(grant.holder)
                 self._keep(grant.holder, needs, grant.leases)
-                await self._with_port(grant.holder, needs, grant.gpus, post)
+                ports.append(self._with_port(grant.holder, needs, grant.gpus, post))
+        await asyncio.gather(*ports)  # ports that are taken together are committed together
+
+    def _tell(self, key: str, reason: str) -> None:
+        if self._told.get(key) != reason:
+            self._told[key] = reason
+            self._queue[key][1](Blocked(reason))
 
     async def _with_port(
         self, key: str, needs: Needs, gpus: tuple[str, ...], post: Callable[[Signal], object]
@@ -143,6 +173,12 @@ class Desk:
             lease = await self._world.state.lease_port(key, needs.port, needs.avoid)
         except QwendError as error:
             self._held.pop(key, None)
-            post(Refused("; ".join(error.lines()), error.code))
+            self._services.discard(key)
+            reason = "; ".join(error.lines())
+            if error.code == "disk-full":  # it is tried again, as everything that waits is
+                self._queue.setdefault(key, (needs, post))
+                self._tell(key, f"waiting for room: {reason}")
+            else:
+                post(Refused(reason, error.code))
         else:
             post(Granted(port=int(lease.name), gpus=gpus))

@@ -10,18 +10,28 @@ from typing import Literal
 
 import msgspec
 
-from qwend.core.signals import Acquire, Go, Stop
-from qwend.effects import Progress, Realised, Runtime
+from qwend.core.signals import Stop
+from qwend.effects import Progress, Realised
 from qwend.errors import UsageError
 from qwend.model.event import Event
 from qwend.model.image import Image
 from qwend.model.plan import Compiled, CompiledStep, Plan
-from qwend.model.service import Exit, Handle, Run, Step
+from qwend.model.service import HEIR, Run, Step
+from qwend.reconciler import handover
 from qwend.reconciler.mailbox import Mailbox
+from qwend.reconciler.recovery import Recovery
 from qwend.reconciler.runs import Drive
 from qwend.reconciler.world import World
 
 log = logging.getLogger(__name__)
+
+
+class _Planned(msgspec.Struct, frozen=True):
+    """A recipe's row. `beside` are steps of an earlier plan that are under way and that the last one left alone."""
+
+    compiled: Compiled
+    run: str
+    beside: tuple[CompiledStep, ...] = ()
 
 
 class Reconciler:
@@ -31,10 +41,10 @@ class Reconciler:
         self.world = world
         self.boxes: dict[str, Mailbox] = {}
         self.drives: dict[str, Drive] = {}
-        self._compiled: dict[str, tuple[str, Compiled]] = {}
+        self._plans: dict[str, _Planned] = {}
         self._making: dict[str, asyncio.Lock] = {}
         self._builds: dict[str, asyncio.Task[Realised]] = {}
-        self._listeners: list[asyncio.Task[None]] = []
+        self._recovery = Recovery(self)
 
     # -- what is known -----------------------------------------------------------------------------
 
@@ -49,18 +59,28 @@ class Reconciler:
 
     def compiled(self, recipe: str) -> Compiled | None:
         """The last plan of a recipe that was acted upon."""
+        planned = self._planned(recipe)
+        return planned.compiled if planned is not None else None
+
+    def known(self, recipe: str) -> tuple[CompiledStep, ...]:
+        """The steps of that plan, and those that it left out although they were under way."""
+        planned = self._planned(recipe)
+        return (*planned.compiled.steps, *planned.beside) if planned is not None else ()
+
+    def _planned(self, recipe: str) -> _Planned | None:
         row = self.world.state.rows("recipe").get(recipe)
         if row is None:
             return None
-        known = self._compiled.get(recipe)
-        if known is None or known[0] != row["run"]:
-            known = self._compiled[recipe] = (row["run"], msgspec.convert(row["compiled"], Compiled))
-        return known[1]
+        known = self._plans.get(recipe)
+        if known is None or known.run != row["run"]:
+            known = self._plans[recipe] = msgspec.convert(row, _Planned)
+        return known
 
     def producers(self, compiled: Compiled, step: CompiledStep) -> dict[str, str]:
         """The step's input names with the fingerprints of their producers."""
-        fingerprints = {other.name: other.fingerprint for other in compiled.steps}
-        return {edge.name: fingerprints[edge.step] for edge in step.inputs}
+        fingerprints = {other.name: other.fingerprint for other in self.known(compiled.recipe)}
+        fingerprints |= {other.name: other.fingerprint for other in compiled.steps}
+        return {edge.name: fingerprints[edge.step] for edge in step.inputs if edge.step in fingerprints}
 
     def box(self, compiled: Compiled, step: CompiledStep, run: str) -> Mailbox:
         """The step's mailbox, made if there is none."""
@@ -74,6 +94,16 @@ class Reconciler:
             box = self.boxes[key] = Mailbox(row, step, self.producers(compiled, step), self.world)
         return box
 
+    async def fit(self, compiled: Compiled, step: CompiledStep, run: str) -> Mailbox:
+        """The same, and of the step's kind: a service that became a job ends first."""
+        box = self.boxes.get(f"{compiled.recipe}/{step.name}")
+        if box is not None and box.row.kind != _kind(step):
+            box.post(Stop("it became another kind of step"))
+            await box.until(lambda row: row.settled and row.state != "ready")
+            await box.close()
+            del self.boxes[box.key]
+        return self.box(compiled, step, run)
+
     # -- runs --------------------------------------------------------------------------------------
 
     def active(self, recipe: str) -> Drive | None:
@@ -86,15 +116,29 @@ class Reconciler:
         if old is not None and not old.over:
             await old.cancel("superseded")
             await self._drop_unwanted(old.compiled, compiled)
-        row = {"compiled": msgspec.to_builtins(compiled), "run": run.id}
+        planned = _Planned(compiled, run.id, self._beside(compiled))
+        row = msgspec.to_builtins(planned)
         await self.world.record(Event("recipe.planned", compiled.recipe, "recipe", row, run=run.id))
-        self._compiled[compiled.recipe] = (run.id, compiled)
+        self._plans[compiled.recipe] = planned
         drive = self.drives[compiled.recipe] = Drive(run, compiled, plan, self)
         return drive
+
+    def _beside(self, compiled: Compiled) -> tuple[CompiledStep, ...]:
+        """Steps that the new plan leaves out and leaves alone, and that are under way."""
+        here = {step.name for step in compiled.steps}
+        rows = {row.step: row for row in self.rows(compiled.recipe)}
+        return tuple(
+            step
+            for step in self.known(compiled.recipe)
+            if step.name not in here and step.name in rows and _under_way(rows[step.name])
+        )
 
     async def _drop_unwanted(self, old: Compiled, new: Compiled) -> None:
         wanted = {step.name: step.fingerprint for step in new.steps}
         for step in old.steps:
+            heir = self.boxes.get(f"{old.recipe}/{step.name}{HEIR}")
+            if heir is not None:
+                await handover.forget(self, heir, "the recipe changed")
             box = self.boxes.get(f"{old.recipe}/{step.name}")
             if box is None or box.row.kind != "job" or box.row.settled:
                 continue
@@ -149,21 +193,25 @@ class Reconciler:
         drive = self.drives.pop(recipe, None)
         if drive is not None and not drive.over:
             await drive.cancel()
-        compiled = self.compiled(recipe)
+        steps = self.known(recipe)
+        for row in self.rows(recipe):
+            if row.key not in self.boxes and _under_way(row) and row.step in {step.name for step in steps}:
+                self.find(row.key)
         boxes = {box.row.step: box for box in self.boxes.values() if box.row.recipe == recipe}
         live = {name: box for name, box in boxes.items() if box.row.alive or not box.row.settled}
-        users = _users(compiled) if compiled else {}
+        users = _users(steps)
         tasks: dict[str, asyncio.Task[Step]] = {}
 
         async def stop(name: str) -> Step:
             for user in users.get(name, ()):
                 if user in tasks:
                     await tasks[user]
-            await live[name].post(Stop("down", kill))
-            return await live[name].until(lambda row: row.settled and row.state != "ready")
+            box = live[name]
+            await box.post(Stop("down", kill))
+            # A code while it stops: its runtime is away or cannot end it. It is tried on and on, but not waited for.
+            return await box.until(lambda row: (row.settled and row.state != "ready") or bool(row.code))
 
-        order = [step.name for step in reversed(compiled.steps)] if compiled else list(live)
-        for name in [*order, *live]:
+        for name in [*(step.name for step in reversed(steps)), *live]:
             if name in live and name not in tasks:
                 tasks[name] = asyncio.create_task(stop(name))
         return list(await asyncio.gather(*tasks.values()))
@@ -180,84 +228,29 @@ class Reconciler:
             return self.boxes[key]
         recipe, _, name = key.partition("/")
         compiled = self.compiled(recipe)
-        for step in compiled.steps if compiled else ():
+        for step in self.known(recipe):
             if compiled is not None and step.name == name:
                 return self.box(compiled, step, "")
         raise UsageError(f"there is no step {key}", code="no-such-step", hint="qwend ps --all lists them")
-
-    # -- recovery ----------------------------------------------------------------------------------
 
     async def recover(self) -> dict[str, int]:
         """Adopts what lives, ends what nobody knows, and goes on where the last daemon was cut off.
 
         Returns counts: adopted, ended, strays.
         """
-        counts = {"adopted": 0, "ended": 0, "strays": 0}
-        for name in list(self.world.runtimes):
-            for what, count in (await self.attach(name)).items():
-                counts[what] += count
-        return counts
+        return await self._recovery.recover()
 
-    async def attach(self, name: str) -> dict[str, int]:
+    async def attach(self, runtime: str) -> dict[str, int]:
         """Takes up a runtime: what lives in it is adopted. Called once for each, when it answers.
 
         Until then, rows of a runtime that is away stay as they are.
         """
-        runtime = self.world.runtimes[name]
-        counts = {"adopted": 0, "ended": 0, "strays": 0}
-        rows = {row.key: row for row in self.rows() if row.alive or row.state in {"waiting", "backoff"}}
-        living = await runtime.living()
-        ended = {exit.marker: exit for exit in await runtime.backlog()}
-        mine = {key: row for key, row in rows.items() if (row.runtime or "native") == name}
-        known = await self._adopt(mine, living, ended, counts)
-        for marker in living.keys() - known:
-            counts["strays"] += 1
-            await runtime.stop(living[marker], 2.0)
-        self._listeners.append(asyncio.create_task(self._listen(runtime), name=f"exits of {name}"))
-        return counts
-
-    async def _adopt(
-        self, rows: dict[str, Step], living: dict[str, Handle], ended: dict[str, Exit], counts: dict[str, int]
-    ) -> set[str]:
-        known: set[str] = set()
-        for row in rows.values():
-            compiled = self.compiled(row.recipe)
-            step = next((one for one in compiled.steps if one.name == row.step), None) if compiled else None
-            if compiled is None or step is None:
-                continue
-            box = self.box(compiled, step, row.run)
-            marker = f"{self.world.instance}:{row.marker}"
-            if not row.alive:
-                if row.state == "waiting":
-                    await box.enactor.perform(Acquire())
-                elif row.state == "backoff":
-                    box.post(Go())
-                continue
-            handle = living.get(marker)
-            if handle is not None:
-                known.add(marker)
-                counts["adopted"] += 1
-                await box.readopt(handle)
-            else:
-                counts["ended"] += 1
-                exit = ended.get(marker) or Exit(marker, lost=True, at=self.world.clock.wall())
-                box.enactor.ended(exit)
-        return known
-
-    async def _listen(self, runtime: Runtime) -> None:
-        async for exit in runtime.exits():
-            instance, _, marker = exit.marker.partition(":")
-            box = next(
-                (box for box in self.boxes.values() if box.row.alive and box.row.marker == marker), None
-            )
-            if box is not None and instance == self.world.instance:
-                box.enactor.ended(exit)
-            await runtime.acknowledge(exit)
+        return await self._recovery.attach(runtime)
 
     async def close(self) -> None:
         """The daemon goes; what runs stays."""
+        await self._recovery.close()
         for task in [
-            *self._listeners,
             *(drive.task for drive in self.drives.values()),
             *self._builds.values(),
         ]:
@@ -270,9 +263,13 @@ def _kind(step: CompiledStep) -> Literal["job", "service"]:
     return "service" if step.kind == "service" else "job"
 
 
-def _users(compiled: Compiled) -> dict[str, set[str]]:
+def _under_way(row: Step) -> bool:
+    return row.alive or row.state in {"waiting", "backoff"}
+
+
+def _users(steps: Iterable[CompiledStep]) -> dict[str, set[str]]:
     users: dict[str, set[str]] = {}
-    for step in compiled.steps:
+    for step in steps:
         for producer in (*(edge.step for edge in step.inputs), *step.needs):
             users.setdefault(producer, set()).add(step.name)
     return users

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qwend.core.gate import evaluate, parse
+from qwend.core.handover import obstacle
 from qwend.core.signals import Go, Stop
 from qwend.effects import Realised
 from qwend.errors import GateRefused, OutOfResource, QwendError, StepFailed
@@ -17,11 +18,15 @@ from qwend.model.event import Event
 from qwend.model.image import Image
 from qwend.model.plan import Compiled, CompiledStep, Plan
 from qwend.model.service import Run, Step
+from qwend.reconciler import handover
 
 if TYPE_CHECKING:
+    from qwend.reconciler.mailbox import Mailbox
     from qwend.reconciler.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
+
+_RESOURCES = {"out-of-resource", "out-of-memory", "port-taken", "disk-full", "store-quota"}
 
 
 class Skipped(Exception):
@@ -112,6 +117,9 @@ class Drive:
 
     async def _make(self, step: CompiledStep) -> Artifact:
         verb = self._verbs[step.name].verb
+        box = self._reconciler.boxes.get(f"{self.compiled.recipe}/{step.name}")
+        if box is not None and box.row.state == "running" and box.row.fingerprint == step.fingerprint:
+            return await self._run_job(step)  # it goes on where the last daemon was cut off
         async with self._reconciler.making(step.fingerprint):
             found = await self._world.store.find(step.fingerprint)
             if found is not None and verb != "run":
@@ -140,16 +148,20 @@ class Drive:
         return artifact
 
     async def _cached(self, step: CompiledStep, artifact: Artifact) -> None:
-        box = self._reconciler.box(self.compiled, step, self.run.id)
+        box = await self._reconciler.fit(self.compiled, step, self.run.id)
+        await box.adopt(step, self._reconciler.producers(self.compiled, step), self.run.id)
         await box.cached(artifact.digest)
         if step.policy.out is not None:
             await self._world.store.publish(artifact, step.policy.out)
 
     async def _run_job(self, step: CompiledStep) -> Artifact:
-        box = self._reconciler.box(self.compiled, step, self.run.id)
+        box = await self._reconciler.fit(self.compiled, step, self.run.id)
         if not (box.row.state in {"waiting", "running"} and box.row.fingerprint == step.fingerprint):
+            if box.row.state in {"waiting", "running"}:
+                await box.post(Stop("the recipe changed"))
+                await box.until(lambda row: row.settled)
             await self._image(step)
-            box.adopt(step, self._reconciler.producers(self.compiled, step), self.run.id)
+            await box.adopt(step, self._reconciler.producers(self.compiled, step), self.run.id)
             await box.post(Go())
         row = await box.until(lambda row: row.settled)
         if row.state != "succeeded":
@@ -182,27 +194,49 @@ class Drive:
             raise GateRefused(f"{step.name}: {'; '.join(refused)}", where=step.where or None)
 
     async def _serve(self, step: CompiledStep) -> None:
-        verb = self._verbs[step.name].verb
-        box = self._reconciler.box(self.compiled, step, self.run.id)
+        verb, why = self._verbs[step.name].verb, self._verbs[step.name].why
+        box = await self._reconciler.fit(self.compiled, step, self.run.id)
         producers = self._reconciler.producers(self.compiled, step)
-        if verb == "keep":
-            box.adopt(step, producers, self.run.id)
+        if verb == "keep" and box.row.want == "up" and box.row.state not in {"stopped", "failed"}:
+            await box.adopt(step, producers, self.run.id)
         else:
             await self._image(step)
+            if await self._rolled(box, step, producers, f"replaced: {why}"):
+                return
             if box.row.alive or box.row.state in {"waiting", "backoff"}:
-                await box.post(Stop(f"replaced: {self._verbs[step.name].why}"))
+                await box.post(Stop(f"replaced: {why}"))
                 await box.until(lambda row: row.state in {"stopped", "failed"})
-            box.adopt(step, producers, self.run.id)
+            await box.adopt(step, producers, self.run.id)
             await box.post(Go())
         row = await box.until(lambda row: row.settled)
         if row.state != "ready":
             raise _failure(step, row)
 
+    async def _rolled(self, box: Mailbox, step: CompiledStep, producers: dict[str, str], why: str) -> bool:
+        """Whether a service that runs was replaced without a gap. False: it is to be stopped first."""
+        hindrance = obstacle(step, self.compiled.steps, self._world.host)
+        if step.policy.replace != "rolling" or hindrance or box.row.state not in {"ready", "unhealthy"}:
+            return False
+        row, lacking = await handover.roll(self._reconciler, box, step, producers, self.run.id, why)
+        if row is None:
+            return True
+        if not lacking:
+            failure = _failure(step, row)
+            raise type(failure)(
+                f"{failure.message}; the one before it goes on",
+                code=failure.code,
+                hint=f"qwend logs {box.key}",
+            )
+        await self._world.record(
+            Event("service.stop-first", box.key, run=self.run.id, reason=f"no room for both: {lacking}")
+        )
+        return False
+
     async def _stop(self, name: str, why: str) -> None:
         box = self._reconciler.boxes.get(f"{self.compiled.recipe}/{name}")
         if box is not None:
             await box.post(Stop(why))
-            await box.until(lambda row: row.settled)
+            await box.until(lambda row: row.settled and row.state != "ready")
 
     def _needs_image(self, step: CompiledStep) -> bool:
         action = self._verbs.get(step.name)
@@ -234,13 +268,17 @@ class Drive:
         error = self.error.to_dict() if self.error is not None else None
         ended = None if state == "running" else self._world.clock.wall()
         self.run = msgspec.structs.replace(self.run, state=state, error=error, ended=ended)
-        await self._world.record(
-            Event(f"run.{state}", self.run.id, "run", msgspec.to_builtins(self.run), run=self.run.id)
-        )
+        event = Event(f"run.{state}", self.run.id, "run", msgspec.to_builtins(self.run), run=self.run.id)
+        try:
+            await self._world.record(event)
+        except QwendError:
+            if state == "running":
+                raise
+            self._world.owe(event)  # it is over whether the disk takes it or not
 
 
 def _failure(step: CompiledStep, row: Step) -> QwendError:
-    kind = OutOfResource if row.code in {"out-of-resource", "port-taken", "disk-full"} else StepFailed
+    kind = OutOfResource if row.code in _RESOURCES else StepFailed
     return kind(
         f"{step.name}: {row.reason or row.state}", code=row.code or None, hint=f"qwend logs {row.key}"
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from qwend.core.signals import Healthy, Unhealthy
 
 if TYPE_CHECKING:
     from qwend.reconciler.mailbox import Mailbox
+
+log = logging.getLogger(__name__)
 
 _PROGRESS_S = 0.5
 _STARTING_S = 0.2
@@ -27,9 +30,13 @@ async def watch(box: Mailbox) -> None:
 
 
 def _tell_progress(box: Mailbox) -> None:
-    news = box.world.reports.progress(
-        box.key, box.enactor.launch(), str(box.enactor.log_path()), box.enactor.work().report
-    )
+    try:
+        news = box.world.reports.progress(
+            box.key, box.enactor.launch(), str(box.enactor.log_path()), box.enactor.work().report
+        )
+    except Exception as error:  # a plugin's patterns are not ours: the step is watched all the same
+        log.warning("%s: its progress cannot be read: %r", box.key, error)
+        return
     if news is not None:
         box.world.hub.tell(news)
 
@@ -40,19 +47,21 @@ async def _probe(box: Mailbox) -> None:
     if probe is None:
         box.post(Healthy())
         return
-    while await _sick(box, work=True) is not None:
-        await clock.sleep(_STARTING_S)
-    box.post(Healthy())
+    if box.row.state == "starting":
+        while await _sick(box, work=True) is not None:
+            await clock.sleep(_STARTING_S)
+        box.post(Healthy())
     interval = box.compiled.policy.probe_interval_s or probe.interval_s
     misses, since_work = 0, 0.0
     while True:
         await clock.sleep(interval)
         since_work += interval
-        work = since_work >= probe.work_interval_s
+        # Who failed once is asked for real work until it answers: a liveness probe alone may go on smiling.
+        work = since_work >= probe.work_interval_s or misses > 0
         sick = await _sick(box, work=work)
         since_work = 0.0 if work else since_work
         misses = misses + 1 if sick else 0
-        if sick is None and box.row.state == "unhealthy":
+        if sick is None and box.row.state == "unhealthy" and work:
             box.post(Healthy())
         elif sick is not None and misses % probe.failures == 0:
             box.post(Unhealthy(f"{misses} probes in a row failed: {sick}"))

@@ -25,6 +25,7 @@ from qwend.core.signals import (
     Healthy,
     Late,
     NotCommitted,
+    NotEnded,
     NotStarted,
     Refused,
     Release,
@@ -51,8 +52,8 @@ EXITS = [
 SIGNALS: list[Signal] = [
     Go(), Blocked("no gpu"), Refused("never"), Granted(port=20000), Started(Handle("native", "m", "1")),
     NotStarted("no program"), Healthy(), Unhealthy("no answer"), *(Ended(exit) for exit in EXITS),
-    Ended(Exit("m", code=1), port_taken=True), Committed("d"), NotCommitted("full"), Late("deadline"),
-    Late("backoff"), Late("reset"), Stop(), Stop(kill=True), Again(),
+    Ended(Exit("m", code=1), port_taken=True), NotEnded("gone"), Committed("d"), NotCommitted("full"), Late("deadline"),
+    Late("backoff"), Late("reset"), Stop(), Stop(kill=True), Again(), Ended(Exit("m", code=1), wall=True),
 ]  # fmt: skip
 policies = st.builds(
     Policy,
@@ -103,8 +104,12 @@ class Machine:
         if self.processes:
             found += [Started(Handle("native", "m", "1")), *(Ended(exit) for exit in EXITS)]
             found += [Ended(Exit("m", code=1), port_taken=True)]
-            if not self.ending:
-                found += [Healthy(), Unhealthy("no answer"), Late("deadline")]
+            if self.ending:
+                found += [NotEnded("the engine is gone")]
+            else:
+                found += [Late("deadline")]
+                # Nobody probes what has not been started.
+                found += [Healthy(), Unhealthy("no answer")] if step.handle is not None else []
             if step.handle is None and not self.ending:
                 found.append(NotStarted("no program"))
         if self.committing:
@@ -176,6 +181,51 @@ def test_any_signal_in_any_state_is_answered_and_never_raises(
         step, _ = decide(step, policy, signal)
         assert step.state in STATES[kind]
         assert msgspec.convert(msgspec.to_builtins(step), Step) == step
+
+
+def recovered(step: Step, world: Machine, ended: Exit, policy: Policy) -> tuple[Step, tuple[Effect, ...]]:
+    """What `reconciler.recovery` does with a row that the last daemon left behind."""
+    if not step.alive:
+        if step.state == "backoff":
+            return decide(step, policy, Late("backoff"))
+        return step, (Acquire(),) if step.state == "waiting" else ()
+    if world.processes and (step.state == "stopping" or step.after):
+        return step, (End(policy.stop_grace_s),)
+    if world.processes:
+        return decide(step, policy, Started(Handle("native", "m", "1")))
+    if step.exit is not None and step.exit.ok and not step.after:
+        return step, (Commit(),)
+    return decide(step, policy, Ended(ended))
+
+
+@settings(max_examples=600, deadline=None)
+@given(kind=st.sampled_from(["service", "job"]), policy=policies, data=st.data())
+def test_a_crash_between_any_two_effects_recovers(kind: str, policy: Policy, data: st.DataObject) -> None:
+    """The row is durable, some of its effects are done, the daemon dies: the next one owes nothing to anybody."""
+    step, world = fresh(kind), Machine()
+    for _ in range(data.draw(st.integers(1, 25))):
+        signal = data.draw(st.sampled_from(world.possible(step)))
+        world.happened(signal)
+        step, effects = decide(step, policy, signal)
+        cut = data.draw(st.none() | st.integers(0, len(effects)))
+        world.apply(effects if cut is None else effects[:cut])
+        if cut is None:
+            continue
+        # Leases, timers and what was asked for were in memory; processes are not, unless the machine went down.
+        world.ending = world.asked = world.committing = False
+        world.held = step.alive
+        if data.draw(st.booleans()):
+            world.processes = 0
+        wanted, processes = step.want, world.processes
+        before = step
+        step, effects = recovered(step, world, data.draw(st.sampled_from(EXITS)), policy)
+        world.apply(effects)
+        assert not (wanted == "down" and any(isinstance(one, Acquire | Spawn) for one in effects)) or (
+            before.state in {"waiting", "backoff"}
+        ), "came back to life after down"
+        assert not (processes and step.settled and step.state != "ready"), "forgot a process that lives"
+        assert step.settled or step.state == "pending" or effects or step.alive, "waits for nobody"
+        assert not (step.settled and step.state != "ready" and world.held), "settled, but holds a lease"
 
 
 @given(policy=policies, attempt=st.integers(1, 200))
