@@ -46,6 +46,7 @@ class Qwend:
     home: Path
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-P", "-m", "qwend", *arguments]
@@ -84,9 +85,11 @@ class Qwend:
         """A command line that goes on while the test does."""
         pipe = subprocess.PIPE
         command = self.command(*arguments)
-        return subprocess.Popen(
+        started = subprocess.Popen(
             command, cwd=self.folder, env=self.environ, stdout=pipe, stderr=pipe, text=True
         )
+        self.started.append(started)
+        return started
 
 
 @pytest.fixture
@@ -96,6 +99,9 @@ def qwend(tmp_path: Path) -> Iterator[Qwend]:
     (cache / "images").mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="qwend-"))
     (home / "images").symlink_to(cache / "images")
+    (home / "qwend.toml").write_text(
+        'runtime = "native"\n'
+    )  # for recipes that name none; a test may say another
     work = tmp_path / "work"
     work.mkdir()
     environ = {
@@ -107,6 +113,9 @@ def qwend(tmp_path: Path) -> Iterator[Qwend]:
     }
     call = Qwend(home, work, environ)
     yield call
+    for one in call.started:
+        one.kill()
+        one.communicate()
     stopped = call.try_("daemon", "stop", "--services", timeout=120)
     log = home / "logs" / "daemon.log"
     if log.exists():

@@ -15,6 +15,7 @@ SECTIONS = {
         "up": "Bring a recipe up: fetch, build, run, serve",
         "down": "Stop what a recipe runs",
         "run": "Run one engine without a recipe",
+        "chat": "Talk to a service, or to a model without a recipe",
         "plan": "Show what `up` would do, and why",
         "lock": "Pin what a recipe refers to",
     },

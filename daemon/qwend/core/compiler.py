@@ -7,13 +7,15 @@ wrong is told at once; a step whose inputs could not be compiled says nothing.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 
-from qwend.core import fingerprint, placement
+from qwend.core import fingerprint, placement, rows
 from qwend.core.binding import describe
 from qwend.core.launching import finished, policy, resources
 from qwend.core.loader import Loaded, Variant
@@ -31,9 +33,6 @@ from qwend.model.plan import Compiled, CompiledStep, Edge
 from qwend.model.recipe import Step
 from qwend.plugin.protocols import Engine, Given, Source, StepView
 from qwend.plugin.samples import references
-
-_COUNTED = ("column", "sample", "seed")
-"""Options of a source that change what it holds."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ def compile_recipe(
     compiler = _Compiler(loaded, pins, engines, sources, terms)
     for source in sought:
         compiler.attempt(source.name, partial(compiler.source, source))
+        compiler.read_rows(source)
     for variant in selection.variants:
         if not compiler.lacks(variant):
             compiler.attempt(variant.name, partial(compiler.step, variant))
@@ -101,6 +101,7 @@ class _Compiler:
         self.steps: dict[str, CompiledStep] = {}
         self.errors: list[QwendError] = []
         self._given: dict[str, Given] = {}
+        self._places: dict[str, str] = {}
         self._loaded = loaded
         self._pins = pins
         self._engines = engines
@@ -117,7 +118,7 @@ class _Compiler:
         try:
             step = work()
         except Refusal as refusal:
-            where = self._loaded.marks.step(name, refusal.key)
+            where = self._where(name, refusal.key)
             self.errors.append(placement.refuse(refusal, f"steps.{name}", where))
         except QwendError as error:
             self.errors.append(self._placed(name, error))
@@ -135,8 +136,7 @@ class _Compiler:
         where = sought.where[index]
         if not sought.options.get("allow_pickle"):
             refuse_pickles(sought.name, pin, where)
-        counted = {key: sought.options[key] for key in _COUNTED if key in sought.options}
-        parts = fingerprint.of_source(pin, counted)
+        parts = fingerprint.of_source(pin)
         step = CompiledStep(
             name=sought.name,
             engine=pin.ref.partition(":")[0],
@@ -148,9 +148,8 @@ class _Compiler:
             produces=pin.type,
             facts=pin.facts,
             notices=(pin.notice,) if pin.notice else (),
-            options=counted,
         )
-        self._given[sought.name] = Given(sought.name, pin.type, pin.facts, None, counted, (), pin)
+        self._given[sought.name] = Given(sought.name, pin.type, pin.facts, pin=pin)
         return step if pin.local is not None else self._fetched(step, sought, pin)
 
     def _fetched(self, step: CompiledStep, sought: Sought, pin: Pin) -> CompiledStep:
@@ -185,8 +184,34 @@ class _Compiler:
             plugin=getattr(provider, "distribution", ""),
         )
 
-    def step(self, variant: Variant) -> CompiledStep:
-        step = self._loaded.recipe.steps[variant.step]
+    def read_rows(self, sought: Sought) -> None:
+        """Lets a step of its own read a data set before its readers do, where one is needed."""
+        source = self.steps.get(sought.name)
+        params = rows.wanted(source.pin, sought.options) if source is not None and source.pin else None
+        if source is None or params is None:
+            return
+        name = rows.inner(sought.name)
+        self.steps.pop(sought.name)
+        self.steps[name] = msgspec.structs.replace(source, name=name)
+        self._given[name] = msgspec.structs.replace(self._given.pop(sought.name), name=name)
+        self._places[sought.name] = self._places[name] = sought.where[0]
+        self.attempt(sought.name, partial(self._rows, sought.name, params))
+
+    def _rows(self, name: str, params: dict[str, Any]) -> CompiledStep:
+        engine = self._engines.get(rows.ENGINE)
+        if engine is None:
+            hint = "install the plugin, or leave out column, sample and seed and give text as it is"
+            raise UsageError(f"{name}: {rows.ENGINE}, which reads rows, is not installed", hint=hint)
+        said = engine.params.model_validate_json(json.dumps(params))
+        variant = Variant(name, name, {}, said, inputs=(rows.inner(name),))
+        return self.step(variant, Step.model_validate({"uses": rows.ENGINE}))
+
+    def _where(self, name: str, key: str = "") -> str:
+        """The place of a step, or of the data set whose rows it reads."""
+        return self._places.get(name) or self._loaded.marks.step(name, key)
+
+    def step(self, variant: Variant, said: Step | None = None) -> CompiledStep:
+        step = said or self._loaded.recipe.steps[variant.step]
         engine, host = self._engines[step.uses], self._terms.host
         if not self._edges_hold(variant, step, engine):
             raise _Noted
@@ -209,10 +234,10 @@ class _Compiler:
         below = reached(launch, made)
         launch = finished(launch, step, engine.name, {*made, *below})
         parts = ingredients(variant, step, engine, image, launch, self._fingerprints(variant))
-        said = variant.params.model_dump(mode="json", by_alias=True)
+        options = variant.params.model_dump(mode="json", by_alias=True)
         type_ = product.type if product is not None else NOTHING
         facts = product.facts if product is not None else Facts()
-        self._given[variant.name] = Given(variant.name, type_, facts, engine.name, said, tuple(made.values()))
+        self._given[variant.name] = Given(variant.name, type_, facts, engine.name, options, tuple(made.values()))
         weights = sum(one.facts.bytes or 0 for one in view.inputs)
         return CompiledStep(
             name=variant.name,
@@ -220,7 +245,7 @@ class _Compiler:
             kind=engine.kind,
             fingerprint=fingerprint.fingerprint(engine.kind, parts),
             ingredients=fingerprint.labels(parts),
-            where=self._loaded.marks.step(variant.name),
+            where=self._where(variant.name),
             image=image,
             launch=launch,
             inputs=tuple(Edge(one.name, one.name, (one.type,)) for one in (*made.values(), *below.values())),
@@ -237,7 +262,7 @@ class _Compiler:
             select=bool(getattr(engine, "select", False)),
             command=describe(launch),
             plugin=getattr(engine, "distribution", ""),
-            options=said,
+            options=options,
         )
 
     def _edges_hold(self, variant: Variant, step: Step, engine: Engine) -> bool:
@@ -249,7 +274,7 @@ class _Compiler:
             problem = edge_problem(variant.name, engine.name, self._given[name], accepts, self._engines)
             if problem is not None:
                 wrong += 1
-                place = self._loaded.marks.step(variant.name, input_key(step, key, name))
+                place = self._where(variant.name, input_key(step, key, name))
                 message = f"steps.{variant.name}.{key}: {problem[0]}"
                 self.errors.append(UsageError(message, code="wrong-edge", hint=problem[1], where=place))
         return not wrong
@@ -305,7 +330,7 @@ class _Compiler:
                 warnings.append(f"{finding.message} ({finding.hint})" if finding.hint else finding.message)
                 continue
             place = f"steps.{variant.name}" + (f".{finding.key}" if finding.key else "")
-            where = self._loaded.marks.step(variant.name, finding.key)
+            where = self._where(variant.name, finding.key)
             self.errors.append(UsageError(f"{place}: {finding.message}", hint=finding.hint, where=where))
         return tuple(warnings)
 
@@ -318,7 +343,7 @@ class _Compiler:
             return error
         kind = type(error) if type(error).__init__ is QwendError.__init__ else QwendError
         message = error.message if error.code == "plugin-failed" else f"steps.{name}: {error.message}"
-        return kind(message, code=error.code, hint=error.hint, where=self._loaded.marks.step(name))
+        return kind(message, code=error.code, hint=error.hint, where=self._where(name))
 
 
 class _Noted(Exception):

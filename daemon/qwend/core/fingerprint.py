@@ -114,10 +114,9 @@ def of_service(port: int | None, host: str, secrets: Iterable[str]) -> list[Ingr
     ]
 
 
-def of_source(pin: Pin, options: Mapping[str, Any]) -> list[Ingredient]:
-    """A pinned reference, and the options that change what it holds (`column`, `sample`, `seed`)."""
-    chosen = [Ingredient(name, f"option.{name}", canonical(value)) for name, value in options.items()]
-    return [Ingredient("pin", "pin", canonical([pin.identity, pin.type])), *chosen]
+def of_source(pin: Pin) -> list[Ingredient]:
+    """A pinned reference."""
+    return [Ingredient("pin", "pin", canonical([pin.identity, pin.type]))]
 
 
 def differences(before: CompiledStep, after: CompiledStep) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
+
 from qwend.plugin import (
     Facts,
     Finding,
@@ -114,10 +116,12 @@ def _data(path: Path, options: dict[str, Any]) -> tuple[str, Facts, tuple[Pinned
     if pickled and not options.get("allow_pickle"):
         raise refused_pickle(str(pickled[0]))
     facts = Facts(bytes=sum(file.stat().st_size for file in files))
-    if options.get("type"):
-        return str(options["type"]), facts, ()
     readable = [file for file in files if file.suffix.lower() in (*ROWS, *TEXTS)]
     chosen = readable[0] if readable else files[0]
+    # who reads the rows asks what is in a folder
+    facts = msgspec.structs.replace(facts, extra={"format": chosen.suffix.lower()})
+    if options.get("type"):
+        return str(options["type"]), facts, ()
     with chosen.open("rb") as file:
         head = file.read(_HEAD).decode("utf-8", "replace")
     kind = dataset_kind(chosen.suffix.lower(), options, head)

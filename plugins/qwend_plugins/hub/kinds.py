@@ -10,7 +10,7 @@ from qwend.plugin import UsageError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z")
-TEXTS = (".txt", ".md", ".parquet", ".csv", ".tsv")
+TEXTS = (".txt", ".raw", ".md", ".parquet", ".arrow", ".feather", ".csv", ".tsv")
 ROWS = (".json", ".jsonl")
 CONVERSATION = {"messages", "conversations", "instruction", "output", "chosen"}
 
