@@ -274,3 +274,18 @@ def test_a_configuration_of_deepspeed_that_is_no_json_is_told_with_its_line(tmp_
         lf_train.read_json(tmp_path)
     (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 2}}')
     assert lf_train.read_json(tmp_path)["zero_optimization"] == {"stage": 2}
+
+
+def test_a_full_disk_takes_the_cut_off_checkpoint_away_and_names_the_one_before(
+    tmp_path: Path, told: Path
+) -> None:
+    out = tmp_path / "out"
+    good, bad = checkpoint(out, 2), checkpoint(out, 4)
+    (bad / "trainer_state.json").unlink()
+    lf_train._keep_previous(ValueError("something else"), out)
+    assert bad.exists()
+    with pytest.raises(SystemExit) as ended:  # the tokenizers library raises a plain Exception
+        lf_train._keep_previous(Exception("No space left on device (os error 28)"), out)
+    assert ended.value.code == 1
+    assert good.exists() and not bad.exists()
+    assert rows(told)[-1]["error"]["message"].endswith("checkpoint-2 is whole and kept")
