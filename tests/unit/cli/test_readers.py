@@ -250,6 +250,35 @@ def test_images_that_differ_from_their_locks_are_told(qwend: Qwend, daemon: Fake
     assert (ended.code, daemon.requests[-1].body) == (1, {"names": ["smoke"]})
 
 
+def test_images_build_shows_what_was_made_and_what_was_not(qwend: Qwend, daemon: FakeDaemon) -> None:
+    made = {
+        "name": "smoke", "flavour": "cpu", "key": "smoke-cpu-0679e6932004", "kind": "oci", "seconds": 9.0,
+        "location": "qwend/smoke:cpu-0679e6932004", "size": 3 << 20,
+    }  # fmt: skip
+    error = {"code": "package-missing", "message": "the package indexes have no torch", "hint": "name one"}
+    end = {"built": [made], "failed": [{"name": "vllm", "key": "k", "error": error}], "exit_code": 1}
+    daemon.streams("POST", "/v1/images/build", {"end": end})
+    ended = qwend("images", "build", "--runtime", "docker")
+    assert ended.out.splitlines()[1].split() == [
+        "smoke",
+        "cpu",
+        "oci",
+        "3",
+        "MiB",
+        "qwend/smoke:cpu-0679e6932004",
+    ]
+    assert ended.err == "vllm: the package indexes have no torch (name one)\n"
+    assert (ended.code, daemon.requests[-1].body["runtime"]) == (1, "docker")
+
+
+def test_images_prune_shows_what_goes_and_how_much_that_frees(qwend: Qwend, daemon: FakeDaemon) -> None:
+    gone = {"key": "smoke-cpu-0679e6932004", "kind": "venv", "size": 3 << 20}
+    daemon.answers("POST", "/v1/images/prune", {"removed": [gone], "freed": 3 << 20, "dry_run": True})
+    shown = qwend("images", "prune", "--dry-run").out.splitlines()
+    assert shown[1].split() == ["smoke-cpu-0679e6932004", "venv", "3", "MiB"]
+    assert shown[2] == "3 MiB would be freed"
+
+
 ENGINE = {
     "name": "llama-cpp/quantize", "kind": "job", "summary": "Quantise a GGUF", "accepts": ["model/gguf"],
     "params_schema": {

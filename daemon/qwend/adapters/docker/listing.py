@@ -12,14 +12,14 @@ from qwend.adapters.docker.context import LABEL
 
 
 class OciImage(msgspec.Struct, frozen=True, kw_only=True):
-    """One of our images in the engine. Bytes; `created` as the engine tells it."""
+    """One of our images in the engine. Bytes; `created` in seconds since 1970."""
 
     key: str
     id: str
     tag: str
     digest: str
     size: int
-    created: str
+    created: float
     name: str
     flavour: str
     labels: dict[str, str]
@@ -52,7 +52,7 @@ def _listed(one: Mapping[str, Any], used: set[str]) -> OciImage:
         tag=next((tag for tag in one.get("RepoTags") or () if tag != "<none>:<none>"), ""),
         digest=digest,
         size=one["Size"],
-        created=str(one["Created"]),
+        created=float(one["Created"]),
         name=name,
         flavour=flavour,
         labels=labels,

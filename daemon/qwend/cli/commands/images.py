@@ -13,7 +13,7 @@ from qwend.cli.checkout import in_checkout
 from qwend.cli.output import json_option, print_json, print_table
 from qwend.cli.session import open_daemon
 from qwend.cli.terminal import clean, count, size
-from qwend.errors import UsageError
+from qwend.errors import QwendError, UsageError
 
 
 @click.group("images", epilog="Example: qwend images ls")
@@ -26,7 +26,8 @@ def command() -> None:
 
 @command.command(
     epilog="Example: qwend images ls\n\nJSON: a list of objects with name, flavour, digest, kind, location, "
-    "state, size."
+    "state, size, key, options. States: ready; outdated (made from what its folder was before), superseded (a newer "
+    "one took its name), unfinished (a build was cut off)."
 )
 @json_option
 def ls(as_json: bool) -> None:
@@ -52,7 +53,8 @@ def ls(as_json: bool) -> None:
 
 
 @command.command(
-    epilog="Example: qwend images build llama-cpp --flavour cpu\n\nJSON: the end of the build, an object."
+    epilog="Example: qwend images build llama-cpp --flavour cpu\n\nJSON: an object with built and failed (lists), "
+    "exit_code."
 )
 @click.argument("names", metavar="[IMAGE]...", nargs=-1)
 @click.option("--flavour", metavar="NAME", help="cpu, cuda, apple …; default: what fits this machine.")
@@ -67,9 +69,20 @@ def build(names: tuple[str, ...], flavour: str | None, runtime: str | None, as_j
     body = {"names": list(names), "flavour": flavour, "runtime": runtime}
     with progress.display() as shown:
         end = progress.follow(open_daemon().stream("POST", "/v1/images/build", body), shown)
+    code = settle(end)
     if as_json:
         print_json(end)
-    exit_with(settle(end))
+    else:
+        rows = [
+            (one["name"], one["flavour"], one["kind"], size(one["size"]), one["location"])
+            for one in end.get("built") or []
+        ]
+        if rows:
+            print_table(rows, ("NAME", "FLAVOUR", "KIND", "SIZE", "WHERE"), right=("SIZE",), empty="")
+        for one in end.get("failed") or []:
+            lines = QwendError.from_dict(one["error"]).lines()
+            click.echo(clean(f"{one['name']}: {'; '.join(lines)}", lines=False), err=True)
+    exit_with(code)
 
 
 @command.command(epilog="Example: qwend images lock llama-cpp cpu --upgrade gguf")
@@ -111,9 +124,9 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
     else:
         for one in differences:
             click.echo(clean(f"{one['image']}: {one['difference']}", lines=False))
-        click.echo(
-            count(len(differences), "difference") if differences else "every image is as its lock says"
-        )
+        checked = end.get("checked") or 0
+        well = f"{count(checked, 'image')}: as {'its lock says' if checked == 1 else 'their locks say'}"
+        click.echo(count(len(differences), "difference") if differences else well)
     exit_with(settle(end) or int(bool(differences)))
 
 
@@ -123,13 +136,21 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
 def prune(dry_run: bool, as_json: bool) -> None:
-    """Remove realised images that no recipe uses any more."""
+    """Remove realised images that no recipe here uses any more, and what cut-off builds left.
+
+    An image that a container was made from stays.
+    """
     answer = open_daemon().post("/v1/images/prune", {"dry_run": dry_run})
     if as_json:
         print_json(answer)
         return
     removed = answer.get("removed") or []
-    for one in removed:
-        click.echo(clean(one.get("key") or one.get("name") if isinstance(one, dict) else one, lines=False))
+    if removed:
+        print_table(
+            [(one["key"], one["kind"], size(one["size"])) for one in removed],
+            ("IMAGE", "KIND", "SIZE"),
+            right=("SIZE",),
+            empty="",
+        )
     freed = f"{size(answer.get('freed') or 0)} {'would be' if dry_run else 'were'} freed"
     click.echo(freed if removed else "nothing to remove")
