@@ -126,7 +126,8 @@ async def _daemon(home: str) -> None:
     )
     reconciler = Reconciler(world)
     worker = WorkerClient()
-    images = ImageKeeper(venvs, builders, host)
+    default = None if chosen.runtime == "auto" else chosen.runtime
+    images = ImageKeeper(venvs, builders, host, default)
 
     docker = DockerRoom(world, reconciler, images, chosen, hub_env)
 
@@ -138,7 +139,7 @@ async def _daemon(home: str) -> None:
         ChildAsker(builders["native"], Path(home) / "run", hub_env, world.secrets),
         images,
         reconciler,
-        runtime=None if chosen.runtime == "auto" else chosen.runtime,
+        runtime=default,
         runtimes=ready_runtimes,
     )
     rooms = Rooms(reconciler, planning, store, images, state, state, worker, Diagnosis(world), stopping)
