@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from qwend import __version__, paths, settings
 from qwend.adapters.asking import ChildAsker
 from qwend.adapters.clock import SystemClock
@@ -131,8 +133,9 @@ async def _daemon(home: str) -> None:
 
     docker = DockerRoom(world, reconciler, images, chosen, hub_env)
 
-    def ready_runtimes(seen: Host) -> tuple[str, ...]:
-        return tuple(name for name in runtimes if name != "docker" or seen.docker is not None)
+    def ready_runtimes(seen: Host) -> tuple[Host, tuple[str, ...]]:
+        answering = tuple(name for name in runtimes if name != "docker" or seen.docker is not None)
+        return msgspec.structs.replace(seen, docker_lacks=docker.lacks), answering
 
     planning = Planning(
         worker,
@@ -142,7 +145,7 @@ async def _daemon(home: str) -> None:
         runtime=default,
         runtimes=ready_runtimes,
     )
-    rooms = Rooms(reconciler, planning, store, images, state, state, worker, Diagnosis(world), stopping)
+    rooms = Rooms(reconciler, planning, store, images, state, state, worker, Diagnosis(world, lambda: docker.lacks), stopping)
     control = DaemonControl(rooms)
     counts = await reconciler.recover()
     await docker.look()
@@ -190,6 +193,8 @@ class DockerRoom:
         self._images = images
         self._chosen = chosen
         self._hub_env = hub_env
+        self.lacks: str | None = None
+        """Why the engine cannot make our images. Found out once: a network that comes and goes moves no step."""
 
     async def watch(self) -> None:
         """Returns once the engine is taken up."""
@@ -205,6 +210,7 @@ class DockerRoom:
         from qwend.adapters.docker.connection import Connection
         from qwend.adapters.docker.construction import Base
         from qwend.adapters.docker.keeper import EngineImages
+        from qwend.adapters.docker.readiness import lacking
         from qwend.adapters.docker.runtime import DockerRuntime
 
         own, connection = self._chosen.images, Connection()
@@ -221,6 +227,7 @@ class DockerRoom:
             await runtime.close()
             return
         self._images.oci = EngineImages(builder)
+        self.lacks = await lacking(connection, base)
         log.info("Docker Engine %s: %s", host.docker, counts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,8 +20,10 @@ _LOW_DISK = 10 * 1024**3
 class Diagnosis:
     """Describes the machine as it is now."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, lacks: Callable[[], str | None] = lambda: None) -> None:
+        """`lacks` tells why the engine cannot make our images."""
         self._world = world
+        self._lacks = lacks
 
     async def describe(self) -> Json:
         host = await self._world.machine.observe()
@@ -28,7 +31,7 @@ class Diagnosis:
         return {
             "host": msgspec.to_builtins(host),
             "flavours": list(host.flavours()),
-            "runtimes": [_native(), _docker(host, "docker" in self._world.runtimes)],
+            "runtimes": [_native(), _docker(host, "docker" in self._world.runtimes, self._lacks())],
             "home": self._world.home,
             "disk": {"free": disk.free, "total": disk.total},
             "python": platform.python_version(),
@@ -43,12 +46,15 @@ def _native() -> dict[str, Any]:
     return {"name": "native", "ready": True, "detail": f"{detail}; {using}", "hint": ""}
 
 
-def _docker(host: Host, wired: bool) -> dict[str, Any]:
+def _docker(host: Host, wired: bool, lacks: str | None) -> dict[str, Any]:
     if host.docker is None:
         hint = "install Docker Engine or start it; the native runtime does not need it"
         return {"name": "docker", "ready": False, "detail": "no engine answers", "hint": hint}
     cards = {True: "gives containers a card", False: "gives containers no card", None: ""}[host.docker_gpus]
     detail = "; ".join(part for part in (f"engine {host.docker}", cards) if part)
+    if lacks is not None:
+        hint = "set [images] base in qwend.toml to a mirror's, or make a local one with images/make-base"
+        return {"name": "docker", "ready": False, "detail": f"{detail}; {lacks}", "hint": hint}
     return {"name": "docker", "ready": wired, "detail": detail, "hint": ""}
 
 

@@ -80,8 +80,9 @@ class Planning:
         reconciler: Reconciler,
         *,
         runtime: str | None,
-        runtimes: Callable[[Host], tuple[str, ...]],
+        runtimes: Callable[[Host], tuple[Host, tuple[str, ...]]],
     ) -> None:
+        """`runtimes` tells which answer on a host as it was observed, and the host with what they lack."""
         self._worker = worker
         self._asker = asker
         self._images = images
@@ -93,8 +94,8 @@ class Planning:
     async def plan(self, request: RecipeRequest, tell: Tell) -> Planned:
         """What an `up` would do. Raises UsageError for what is wrong with the recipe, all of it at once."""
         world = self._reconciler.world
-        host = await world.machine.observe()
-        load = LoadRequest(_plain(request), host, self._runtimes(host), self._runtime)
+        host, answering = self._runtimes(await world.machine.observe())
+        load = LoadRequest(_plain(request), host, answering, self._runtime)
         loaded = await self._worker.load(load)
         for warning in loaded.warnings:
             log.info("%s: %s", loaded.recipe, warning)

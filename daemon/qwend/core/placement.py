@@ -198,6 +198,8 @@ def runtime(
         return "native", "Metal is not to be had in a container"
     if "docker" not in runtimes or host.docker is None:
         return "native", "no Docker engine answers"
+    if host.docker_lacks is not None:
+        return "native", f"Docker {host.docker} answers, but {host.docker_lacks}"
     if family(flavour) == "cuda" and not host.docker_gpus:
         return "native", f"Docker {host.docker} cannot give a container a card"
     return "docker", f"Docker {host.docker} answers"

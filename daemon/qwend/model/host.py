@@ -25,7 +25,8 @@ class Host(msgspec.Struct, frozen=True):
 
     `system` is linux, darwin or windows; `machine` x86_64 or arm64; `driver` and `cuda` are the versions
     that the NVIDIA driver reports; `chip` is Apple's name of the SoC; `docker` the engine's version if it
-    answers, `docker_gpus` whether it can give a container a card.
+    answers, `docker_gpus` whether it can give a container a card, `docker_lacks` why it cannot make
+    our images, if it cannot.
     """
 
     system: str
@@ -42,6 +43,7 @@ class Host(msgspec.Struct, frozen=True):
     python: str = ""
     docker: str | None = None
     docker_gpus: bool | None = None
+    docker_lacks: str | None = None
 
     def flavours(self) -> tuple[Flavour, ...]:
         """The flavours that can run here, best first."""
