@@ -201,7 +201,11 @@ class _Compiler:
         engine = self._engines.get(rows.ENGINE)
         if engine is None:
             hint = "install the plugin, or leave out column, sample and seed and give text as it is"
-            raise UsageError(f"{name}: {rows.ENGINE}, which reads rows, is not installed", hint=hint)
+            raise UsageError(
+                f"{name}: {rows.ENGINE}, which reads rows, is not installed",
+                hint=hint,
+                where=self._where(name),
+            )
         said = engine.params.model_validate_json(json.dumps(params))
         variant = Variant(name, name, {}, said, inputs=(rows.inner(name),))
         return self.step(variant, Step.model_validate({"uses": rows.ENGINE}))
@@ -237,7 +241,9 @@ class _Compiler:
         options = variant.params.model_dump(mode="json", by_alias=True)
         type_ = product.type if product is not None else NOTHING
         facts = product.facts if product is not None else Facts()
-        self._given[variant.name] = Given(variant.name, type_, facts, engine.name, options, tuple(made.values()))
+        self._given[variant.name] = Given(
+            variant.name, type_, facts, engine.name, options, tuple(made.values())
+        )
         weights = sum(one.facts.bytes or 0 for one in view.inputs)
         return CompiledStep(
             name=variant.name,

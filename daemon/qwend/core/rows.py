@@ -39,5 +39,7 @@ def wanted(pin: Pin, options: dict[str, Any]) -> dict[str, Any] | None:
 def _table(pin: Pin) -> bool:
     """Whether the files hold columns. Of a folder of this machine its source says what is in it."""
     names = [file.path for file in pin.files] or ([pin.local] if pin.local else [])
-    endings = {PurePosixPath(name).suffix.lower() for name in names} | {str(pin.facts.extra.get("format", ""))}
+    endings = {PurePosixPath(name).suffix.lower() for name in names} | {
+        str(pin.facts.extra.get("format", ""))
+    }
     return not endings.intersection(_PLAIN) and bool(endings.intersection(_TABLES))
