@@ -89,15 +89,16 @@ def serve(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif args.polite:
         signal.signal(signal.SIGTERM, lambda number, frame: polite(args, number, frame))
-    sleeper = [
-        sys.executable,
-        "-c",
-        "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(3600)",
-    ]
+    python = [sys.executable, "-I", "-S", "-c"]
     if args.fork:
-        subprocess.Popen(sleeper)
+        said("child", subprocess.Popen([*python, "import time; time.sleep(3600)"]).pid)
     if args.setsid:
-        subprocess.Popen(sleeper, start_new_session=True, stdin=subprocess.DEVNULL)
+        stubborn = "import signal,time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(3600)"
+        child = subprocess.Popen([*python, stubborn], start_new_session=True, stdout=subprocess.PIPE)
+        assert child.stdout is not None and child.stdout.readline()  # now it takes no notice of SIGTERM
+        said("child", child.pid)
+    if args.orphan:
+        return 3
     if args.fail:
         print(args.fail, file=sys.stderr, flush=True)
         return 1
@@ -118,6 +119,10 @@ def serve(args: argparse.Namespace) -> int:
     print(f"listening on {args.port}", flush=True)
     server.serve_forever()
     return 0
+
+
+def said(word: str, number: int) -> None:
+    print(word, number, flush=True)
 
 
 def polite(args: argparse.Namespace, number: int, frame: FrameType | None) -> None:
@@ -142,7 +147,7 @@ def main() -> int:
     two = verbs.add_parser("serve")
     two.add_argument("--host", default="127.0.0.1")
     two.add_argument("--port", type=int, required=True)
-    for name in ("--ignore-sigterm", "--fork", "--setsid", "--hang-work"):
+    for name in ("--ignore-sigterm", "--fork", "--setsid", "--hang-work", "--orphan"):
         two.add_argument(name, action="store_true")
     for name in ("--polite", "--slow", "--load"):
         two.add_argument(name, type=float, default=0.0)

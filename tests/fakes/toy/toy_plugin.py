@@ -103,6 +103,7 @@ class ServeParams(Params):
     ignore_sigterm: bool = flag("--ignore-sigterm", False, description="take no notice of SIGTERM")
     fork: bool = flag("--fork", False, description="leave a grandchild that holds stdout")
     setsid: bool = flag("--setsid", False, description="leave a daemonised grandchild")
+    orphan: bool = flag("--orphan", False, description="end at once and leave the grandchild behind")
     polite: float = flag("--polite", 0.0, description="seconds that an orderly end takes")
     slow: float = flag("--slow", 0.0, description="seconds until it listens")
     load: float = flag("--load", 0.0, description="seconds of 503 before it is ready")
@@ -112,6 +113,9 @@ class ServeParams(Params):
     die_code: int = flag("--die-code", 1, description="the exit code of that end")
     fail: str = flag("--fail", "", description="end at once, with these last words")
     flood: int = flag("--flood", 0, description="bytes of log to write")
+    patience: float = flag(
+        "", 2.0, description="seconds until a real request counts as lost", fingerprint=False
+    )
     text: str = flag("--text", "", description="counts in the fingerprint, changes nothing else")
 
 
@@ -146,13 +150,14 @@ class Serve:
             "--port",
             PortRef(),
         ]
-        words += _flags(step.params)
+        params: ServeParams = step.params
+        words += _flags(params, skip={"patience"})
         return Launch(
             argv=tuple(words),
             files=(driver(_DRIVER),),
             probe=Probe(
                 ready=HttpProbe("/health", timeout_s=2.0),
-                work=HttpProbe("/work", body={"n": 1}, field="ok", timeout_s=2.0),
+                work=HttpProbe("/work", body={"n": 1}, field="ok", timeout_s=params.patience),
                 interval_s=0.5,
                 work_interval_s=1.0,
                 deadline_s=20.0,
