@@ -21,7 +21,7 @@ from answer_text import Splitter
 from batch_results import Outcome, Results
 from batch_rows import BatchError, Row, read_rows, report
 from openai_requests import BadRequest, Sampling, read_chat, read_completion
-from vllm_start import DriverError, read_rank, room_for, run
+from vllm_start import DriverError, read_rank, room_for, run, short_sockets
 
 UNDER_WAY = 1024
 """So many requests are given to the engine at once: it answers max_num_seqs of them at a time."""
@@ -57,6 +57,7 @@ class Engine:
         self._args = args
         if args.adapter and "--max-lora-rank" not in words:
             words = [*words, "--max-lora-rank", str(room_for([read_rank(args.adapter)]))]
+        short_sockets()
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         report(progress={"phase": "load", "done": 0, "total": 1})
         from vllm.engine.arg_utils import EngineArgs

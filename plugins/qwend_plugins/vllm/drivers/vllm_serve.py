@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import vllm_guard
-from vllm_start import DriverError, run, with_ranks
+from vllm_start import DriverError, run, short_sockets, with_ranks
 
 ADDRESS_IN_USE = 98
 
@@ -89,6 +89,7 @@ def ray(args: argparse.Namespace) -> None:
 
 def serve(args: argparse.Namespace, words: list[str]) -> None:
     check_port(args.host, args.port)
+    short_sockets()
     if args.key_file:
         os.environ[vllm_guard.KEY_FILE] = str(args.key_file)
         words = [*words, "--middleware", "vllm_guard.Guard"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM makes room for."""
+SOCKET_PATH, UUID = 103, 36
+"""Bytes of a socket's path on any system, and of the name that vLLM gives to one."""
 
 
 class DriverError(Exception):
@@ -37,6 +42,15 @@ def run(program: str, work: Callable[[], None]) -> None:
         report(error={"message": str(error), "hint": error.hint})
         print(f"{program}: {error}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr, flush=True)
         sys.exit(error.code)
+
+
+def short_sockets() -> None:
+    """Give vLLM's processes a folder for their sockets: the path of one may have 107 bytes, and ours is a long one."""
+    if len(tempfile.gettempdir()) + len("/") + UUID <= SOCKET_PATH:
+        return
+    folder = tempfile.mkdtemp(prefix="vllm-", dir="/tmp")
+    os.environ["VLLM_RPC_BASE_PATH"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def read_rank(folder: Path) -> int:
