@@ -115,7 +115,7 @@ class FileReports:
     def _from_log(self, launch: Launch, text: str) -> Progress | None:
         if not launch.progress or not text:
             return None
-        lines = re.split(r"[\r\n]+", _ESCAPES.sub("", text))
+        lines = [line for line in _plain(text).splitlines() if line]
         for line in reversed(lines[-200:]):
             for pattern in launch.progress:
                 match = self._pattern(pattern.regex).search(line)

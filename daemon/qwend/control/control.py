@@ -98,7 +98,7 @@ class DaemonControl:
         compiled = self._reconciler.compiled(recipe)
         step = next((one for one in compiled.steps if one.name == name), None) if compiled else None
         if not rows and step is None:
-            raise UsageError(f"there is no step {key}", code="no-such-step", hint="qwend ps --all lists them")
+            raise UsageError(f"there is no step {key}", code="no-such-step", hint="qwend ps lists them")
         artifact = await self._world.store.find(step.fingerprint) if step is not None else None
         return {
             "row": rows[0] if rows else None,

@@ -61,6 +61,8 @@ def _start(path: Path, lines: int | None, since: float | None) -> int:
         return found.st_size
     if lines is None:
         return 0
+    if lines <= 0:
+        return found.st_size
     position, count = found.st_size, 0
     with open(path, "rb") as file:
         while position > 0:

@@ -65,7 +65,7 @@ def _answer(verbs: Verbs, ask: Ask) -> Answer:
     except Exception as error:
         traceback.print_exc()
         message = f"planning failed: {type(error).__name__}: {error}"
-        hint = "this is a fault of qwend; qwend daemon log has more"
+        hint = "this is a fault of qwend; the log that qwend daemon status names has more"
         return Answer(ask.id, error=QwendError(message, code="internal", hint=hint).to_dict())
 
 

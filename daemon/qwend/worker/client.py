@@ -160,7 +160,7 @@ class WorkerClient:
                     raise QwendError.from_dict(answer.error)
                 return bytes(answer.result)
         raise QwendError(
-            "the planner worker does not stay up", code="worker", hint="qwend daemon log has more"
+            "the planner worker does not stay up", code="worker", hint="the log that qwend daemon status names has more"
         )
 
     async def _running(self) -> WorkerProcess:

@@ -116,7 +116,7 @@ class WorkerProcess:
                 if crumb.inside and now - min(since, begun + deadline_s) > self._patience_s:
                     raise Blame(crumb, f"no answer within {self._patience_s:g} s")
                 if now - begun > deadline_s and not crumb.inside:
-                    hint = "the recipe may be too large; qwend daemon log has more"
+                    hint = "the recipe may be too large; the log that qwend daemon status names has more"
                     raise QwendError(
                         f"planning took more than {deadline_s:g} s", code="planner-deadline", hint=hint
                     )
@@ -155,7 +155,7 @@ class WorkerProcess:
         last = self._tail.decode("utf-8", "replace").strip().splitlines()
         words = f": {last[-1][:200]}" if last else ""
         return QwendError(
-            f"the planner worker died ({how}){words}", code="worker", hint="qwend daemon log has more"
+            f"the planner worker died ({how}){words}", code="worker", hint="the log that qwend daemon status names has more"
         )
 
     async def _read_stderr(self) -> None:

@@ -1,0 +1,77 @@
+"""The lock beside a recipe: honoured, written whole, never changed by itself, and free of this machine's paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qwend.api.control import FileText, RecipeRequest
+from qwend.control.lockfile import LockFile
+from qwend.errors import UsageError
+from qwend.model.artifact import Pin, PinnedFile
+
+FILE = PinnedFile("a.gguf", 7, "00", local="/home/x/a.gguf")
+PIN = Pin("hf:Qwen/Q", "hf:Qwen/Q@abc", "model/gguf", (FILE,), local="/home/x")
+
+
+def request(path: Path | str) -> RecipeRequest:
+    return RecipeRequest((FileText(str(path), ""),), "/")
+
+
+def test_what_was_written_is_read_again_without_this_machines_paths(tmp_path: Path) -> None:
+    lock = LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    lock.set("base", PIN)
+    assert lock.changes == ["base: hf:Qwen/Q@abc"]
+    assert lock.write()
+    text = (tmp_path / "demo.lock").read_text()
+    assert "/home/x" not in text
+    again = LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    found = again.pin("base", ["modelscope:Qwen/Q", "hf:Qwen/Q"])
+    assert found is not None
+    assert (found.identity, found.local, found.files[0].sha256) == ("hf:Qwen/Q@abc", None, "00")
+    assert not again.write()
+
+
+def test_a_reference_that_the_recipe_no_longer_names_is_not_pinned(tmp_path: Path) -> None:
+    lock = LockFile(tmp_path / "demo.lock", {"base": PIN})
+    assert lock.pin("base", ["hf:Qwen/Other"]) is None
+    assert lock.pin("other", ["hf:Qwen/Q"]) is None
+
+
+def test_a_change_of_revision_is_told(tmp_path: Path) -> None:
+    lock = LockFile(tmp_path / "demo.lock", {"base": PIN})
+    lock.set("base", msgspec.structs.replace(PIN, identity="hf:Qwen/Q@def"))
+    assert lock.changes == ["base: hf:Qwen/Q@abc → hf:Qwen/Q@def"]
+
+
+def test_a_smoke_run_and_standard_input_have_no_lock(tmp_path: Path) -> None:
+    for lock in (
+        LockFile.read(request(tmp_path / "demo.yaml"), smoke=True),
+        LockFile.read(request("-"), smoke=False),
+    ):
+        lock.set("base", PIN)
+        assert not lock.write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"pins": {"base": 1}}', '{"surprise": 1}', '{"version": 99}'])
+def test_a_lock_that_is_none_is_refused_and_kept(tmp_path: Path, text: str) -> None:
+    (tmp_path / "demo.lock").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    assert caught.value.code == "bad-lock"
+    assert (tmp_path / "demo.lock").read_text() == text
+
+
+def test_a_folder_that_cannot_be_written_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> tuple[int, str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    lock = LockFile(tmp_path / "demo.lock", {})
+    lock.set("base", PIN)
+    assert not lock.write()
