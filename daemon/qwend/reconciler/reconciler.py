@@ -231,7 +231,7 @@ class Reconciler:
         for step in self.known(recipe):
             if compiled is not None and step.name == name:
                 return self.box(compiled, step, "")
-        raise UsageError(f"there is no step {key}", code="no-such-step", hint="qwend ps --all lists them")
+        raise UsageError(f"there is no step {key}", code="no-such-step", hint="qwend ps lists them")
 
     async def recover(self) -> dict[str, int]:
         """Adopts what lives, ends what nobody knows, and goes on where the last daemon was cut off.
