@@ -56,12 +56,13 @@ class House:
         self.folder = self.home / "work"
         self.folder.mkdir()
         (self.home / "qwend.toml").write_text(toml)
-        rooms = ("daemon", "plugins", "images", "tests/fakes/toy")
+        rooms = [str(ROOT / room) for room in ("daemon", "plugins", "images", "tests/fakes/toy")]
+        rooms += filter(None, [os.environ.get("PYTHONPATH")])
         self.environ = {
             **os.environ,
             "QWEND_HOME": str(self.home),
             "QWEND_CONFIG": str(self.home / "qwend.toml"),
-            "PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in rooms),
+            "PYTHONPATH": os.pathsep.join(rooms),
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
             "DOCKER_HOST": "unix:///nowhere/docker.sock",
             **environ,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -107,9 +108,11 @@ def serve(args: argparse.Namespace) -> int:
         written += os.write(1, b"x" * 8191 + b"\n")
     time.sleep(args.slow)
     if args.die_after is not None:
-        timer = threading.Timer(args.die_after, lambda: os._exit(args.die_code))
-        timer.daemon = True
-        timer.start()
+        later(args.die_after, lambda: die(args))
+    if args.eat_after is not None:
+        later(args.eat_after, lambda: bytearray(256 << 20).replace(b"\0", b"x"))
+    if args.load:
+        threading.Thread(target=loading, args=[args.load], daemon=True).start()
     Handler.args = args
     try:
         server = http.server.ThreadingHTTPServer((args.host, args.port), Handler)
@@ -119,6 +122,24 @@ def serve(args: argparse.Namespace) -> int:
     print(f"listening on {args.port}", flush=True)
     server.serve_forever()
     return 0
+
+
+def later(seconds: float, work: Callable[[], object]) -> None:
+    timer = threading.Timer(seconds, work)
+    timer.daemon = True
+    timer.start()
+
+
+def die(args: argparse.Namespace) -> None:
+    if args.last:
+        print(args.last, file=sys.stderr, flush=True)
+    os._exit(args.die_code)
+
+
+def loading(seconds: float) -> None:
+    while (done := time.monotonic() - BEGUN) < seconds:
+        report(progress={"phase": "load", "done": round(done, 2), "total": seconds, "unit": "s"})
+        time.sleep(0.1)
 
 
 def said(word: str, number: int) -> None:
@@ -151,11 +172,12 @@ def main() -> int:
         two.add_argument(name, action="store_true")
     for name in ("--polite", "--slow", "--load"):
         two.add_argument(name, type=float, default=0.0)
-    for name in ("--hang-after", "--die-after"):
+    for name in ("--hang-after", "--die-after", "--eat-after"):
         two.add_argument(name, type=float)
     two.add_argument("--die-code", type=int, default=1)
     two.add_argument("--flood", type=int, default=0)
-    for name in ("--fail", "--text"):
+    two.add_argument("--input", action="append")
+    for name in ("--fail", "--text", "--last"):
         two.add_argument(name, default="")
     args = parser.parse_args()
     return job(args) if args.verb == "job" else serve(args)

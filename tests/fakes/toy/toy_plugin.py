@@ -111,6 +111,8 @@ class ServeParams(Params):
     hang_after: float | None = flag("--hang-after", None, description="seconds until real requests hang")
     die_after: float | None = flag("--die-after", None, description="seconds until it ends")
     die_code: int = flag("--die-code", 1, description="the exit code of that end")
+    last: str = flag("--last", "", description="printed before that end")
+    eat_after: float | None = flag("--eat-after", None, description="seconds until it takes 256 MiB")
     fail: str = flag("--fail", "", description="end at once, with these last words")
     flood: int = flag("--flood", 0, description="bytes of log to write")
     patience: float = flag(
@@ -152,6 +154,8 @@ class Serve:
         ]
         params: ServeParams = step.params
         words += _flags(params, skip={"patience"})
+        for given in step.inputs:
+            words += ["--input", InputRef(given.name)]
         return Launch(
             argv=tuple(words),
             files=(driver(_DRIVER),),
