@@ -168,10 +168,14 @@ def arguments(step: StepView, host: Host) -> dict[str, Any]:
 
 
 def _precision(step: StepView, host: Host) -> dict[str, Any]:
-    """bfloat16 where every card of the machine has it, else float16; a CPU computes in float32 unless told."""
+    """bfloat16 where every card of the machine has it, else float16; on a CPU no mixed precision unless told.
+
+    Frozen layers stay in the checkpoint's format while trained ones become 32 bit: without mixed precision the two
+    do not multiply.
+    """
     params = _params(step)
     if step.flavour == "cpu":
-        return {"bf16": bool(params.bf16)}
+        return {"bf16": params.finetuning_type == "freeze" if params.bf16 is None else params.bf16}
     if params.pure_bf16 or params.fp16 or params.bf16 is not None:
         return {"bf16": bool(params.bf16), "fp16": params.fp16}
     able = all(gpu.capability is not None and gpu.capability >= (8, 0) for gpu in host.gpus)

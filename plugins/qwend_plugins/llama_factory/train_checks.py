@@ -131,7 +131,7 @@ def _device(step: StepView, params: TrainParams, host: Host) -> Iterator[Finding
         "quantization_bit": "the base stays in 16 or 32 bit: bitsandbytes needs a card",
         "deepspeed": "DeepSpeed is left out: this step runs on the CPU",
         "deepspeed_config": "DeepSpeed is left out: this step runs on the CPU",
-        "fp16": "float16 is left out: a CPU computes in float32",
+        "fp16": "float16 is left out: a CPU computes without it",
     }
     for field, said in left.items():
         if getattr(params, field):

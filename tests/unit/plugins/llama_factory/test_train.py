@@ -141,6 +141,12 @@ def test_a_cpu_leaves_out_what_needs_a_card_and_says_so() -> None:
     assert "FORCE_TORCHRUN" not in launch(view).env
 
 
+def test_frozen_layers_train_in_mixed_precision_on_a_cpu_too() -> None:
+    assert arguments(step({"finetuning_type": "freeze"}))["bf16"] is True
+    assert arguments(step({"finetuning_type": "freeze", "bf16": False}))["bf16"] is False
+    assert arguments(step())["bf16"] is False
+
+
 def test_numbers_are_bfloat16_where_every_card_has_it() -> None:
     found = arguments(step(flavour="cuda", gpus=1), HOSTS["cuda"])
     assert (found["bf16"], found["fp16"]) == (True, False)
