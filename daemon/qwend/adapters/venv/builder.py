@@ -25,13 +25,13 @@ from pathlib import Path
 import msgspec
 import uv as uv_package
 
-from qwend.adapters.package_environment import ca_bundle
-from qwend.adapters.pip_settings import IndexSettings, merged_settings
 from qwend.adapters.holding import POLL_S, hold, try_hold
+from qwend.adapters.package_environment import ca_bundle
+from qwend.adapters.package_trouble import no_space
+from qwend.adapters.pip_settings import IndexSettings, merged_settings
 from qwend.adapters.venv.pythons import check_platform
 from qwend.adapters.venv.record import Record, apparent_size, differences, read_record, write_record
 from qwend.adapters.venv.steps import Construction
-from qwend.adapters.package_trouble import no_space
 from qwend.effects import OnProgress, Progress, Realised
 from qwend.errors import OutOfResource, QwendError, UsageError
 from qwend.model.image import Image, ImageSpec, load_image

@@ -10,16 +10,16 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from qwend.adapters.holding import hold
 from qwend.adapters.locks import read_lock, strict_text
 from qwend.adapters.package_environment import pip_environment, uv_environment, uv_options
+from qwend.adapters.package_trouble import compile_trouble, package_trouble, redacted
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.adapters.venv import sources
 from qwend.adapters.venv.child import run_child
-from qwend.adapters.holding import hold
 from qwend.adapters.venv.meter import DownloadMeter
 from qwend.adapters.venv.pythons import choose_python, python_version, site_packages
 from qwend.adapters.venv.record import Record, installed, manifest_digest
-from qwend.adapters.package_trouble import compile_trouble, package_trouble, redacted
 from qwend.effects import OnProgress, Progress
 from qwend.errors import QwendError, StepFailed
 from qwend.model.image import ImageSpec, chosen_flavour
@@ -281,7 +281,12 @@ class Construction:
             target = site_packages(self.prefix) / below if top == "site" and below else self.prefix / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)  # never write through a hard link into uv's cache
+            for stale in target.parent.glob(f"__pycache__/{target.stem}.*.pyc"):
+                stale.unlink()  # bytecode of what was there: it goes by size and second, so it could pass
             shutil.copyfile(path, target)
             target.chmod(0o755 if top == "bin" else 0o644)
             written.append(str(target.relative_to(self.prefix)))
+            # Bytecode goes by time and size of its source, which an overlaid file may share with the one before.
+            for stale in target.parent.glob(f"__pycache__/{target.stem}.*.pyc"):
+                stale.unlink()
         return written
