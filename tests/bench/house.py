@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("QWEND_CI_CACHE") or "~/.cache/qwend-ci").expanduser()
+CACHE: Path = Path(os.environ.get("QWEND_CI_CACHE") or "~/.cache/qwend-ci").expanduser()
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -24,7 +24,11 @@ class House:
     def __init__(self, folder: Path, *, toy: bool) -> None:
         self.home = folder / "home"
         self.folder = folder
-        self.environ = {**os.environ, "QWEND_HOME": str(self.home), "QWEND_CONFIG": str(folder / "qwend.toml")}
+        self.environ = {
+            **os.environ,
+            "QWEND_HOME": str(self.home),
+            "QWEND_CONFIG": str(folder / "qwend.toml"),
+        }
         (folder / "qwend.toml").write_text('runtime = "native"\n')
         python = Path(sys.executable).parent
         self.environ["PATH"] = f"{python}:{os.environ.get('PATH', '')}"
@@ -75,7 +79,9 @@ def house(*, toy: bool = False) -> Iterator[House]:
     try:
         yield made
     finally:
-        subprocess.run(made.command("daemon", "stop", "--services"), env=made.environ, capture_output=True, check=False)
+        subprocess.run(
+            made.command("daemon", "stop", "--services"), env=made.environ, capture_output=True, check=False
+        )
         (made.home / "images").unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -83,7 +89,9 @@ def house(*, toy: bool = False) -> Iterator[House]:
 def child_cpu_ms(command: list[str], environ: dict[str, str] | None = None, cwd: Path | None = None) -> float:
     """User and system milliseconds of a command and all that it waited for."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, env=environ, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        command, env=environ, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 

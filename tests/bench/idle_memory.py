@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from house import ROOT, house, rss_of, tell
+from tests.bench.house import ROOT, house, rss_of, tell
 
 BOUND = 0.5
 IDLE_S = 75.0

@@ -14,9 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from house import CACHE, child_cpu_ms, house, tell
+from tests.bench.house import CACHE, child_cpu_ms, house, tell
 
 BOUND = 0.1
 CHAINS, LENGTH, ROUNDS = 100, 10, 5
@@ -73,7 +73,9 @@ def main() -> int:
         theirs = [child_cpu_ms(command, cwd=folder) for _ in range(ROUNDS)]
     print(f"{'snakemake, nothing to do':<40} {statistics.median(theirs):10.1f} ms")
     ratio = statistics.median(ours) / statistics.median(theirs)
-    return 0 if tell("qwend up, nothing to do", statistics.median(ours), "ms", ratio, "snakemake", BOUND) else 1
+    return (
+        0 if tell("qwend up, nothing to do", statistics.median(ours), "ms", ratio, "snakemake", BOUND) else 1
+    )
 
 
 if __name__ == "__main__":

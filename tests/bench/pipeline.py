@@ -18,9 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from house import CACHE, ROOT, House, house, tell
+from tests.bench.house import CACHE, ROOT, House, house, tell
 
 BOUND = 1.05
 STEPS = ("f16", "q4")

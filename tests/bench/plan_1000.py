@@ -28,8 +28,8 @@ from qwend.core.recipe_text import RecipeFile
 from qwend.model.artifact import Pin
 from qwend.model.host import Host
 from qwend.model.plan import Compiled
-from qwend.worker.wire import LoadReply, LoadRequest, RecipeRequest
 from qwend.worker.client import WorkerClient
+from qwend.worker.wire import LoadReply, LoadRequest, RecipeRequest
 
 ROOT = Path(__file__).parents[2]
 HOST = Host(system="linux", machine="x86_64", cpus=8, memory=1 << 40, python="3.12")
