@@ -35,12 +35,12 @@ OnProgress = Callable[[Progress], None]
 
 
 class LastWords(msgspec.Struct, frozen=True):
-    """Why a step failed, in one line; whether its port was taken; whether a card or the machine lacks the memory
-    that it wants, so that the next start would end the same way."""
+    """Why a step failed, in one line; whether its port was taken; and what it lacked, as the code of an error
+    (`out-of-memory`, `disk-full`)."""
 
     text: str = ""
     port_taken: bool = False
-    wall: bool = False
+    code: str = ""
 
 
 class Realised(msgspec.Struct, frozen=True):

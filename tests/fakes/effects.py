@@ -290,7 +290,7 @@ class FakeReports:
     def __init__(self) -> None:
         self.words = ""
         self.taken = False
-        self.wall = False
+        self.code = ""
         self.figures: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
         self.choice: str | None = None
@@ -305,7 +305,7 @@ class FakeReports:
         return self.choice
 
     def last_words(self, launch: Launch, log: str, report: str, since: int = 0) -> LastWords:
-        return LastWords(self.words, self.taken, self.wall)
+        return LastWords(self.words, self.taken, self.code)
 
     def forget(self, subject: str) -> None:
         pass

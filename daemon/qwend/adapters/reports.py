@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from qwend.adapters.volume import disk_full, volume_of
 from qwend.core.redact import Redactor
 from qwend.effects import LastWords, Progress
 from qwend.model.launch import Launch
@@ -26,6 +27,8 @@ _CARD_FULL = re.compile(
     r"|torch\.(cuda\.)?OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|No available memory for the cache blocks"
 )
 """How PyTorch, llama.cpp (ggml), the CUDA driver, cuBLAS and vLLM say it."""
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|ENOSPC|EDQUOT")
+_NOTHING = 1 << 20
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 _TELLING = re.compile(
     r"error|fail|cannot|unable|no such|not found|out of memory|invalid|unknown|exception", re.IGNORECASE
@@ -84,10 +87,13 @@ class FileReports:
     def last_words(self, launch: Launch, log: str, report: str, since: int = 0) -> LastWords:
         text = _plain(_read(log, _TAIL, since))
         taken = _IN_USE.search(text) is not None
-        said, card = self._said(launch, text, report), _CARD_FULL.search(text)
-        if card is not None:
-            said = f"the memory of the card is too small: {said}"
-        return LastWords(self._redactor.text(said), taken, card is not None)
+        said, code = self._said(launch, text, report), ""
+        if _CARD_FULL.search(text):
+            said, code = f"the memory of the card is too small: {said}", "out-of-memory"
+        elif _DISK_FULL.search(text) or _is_full(report):
+            full = "; ".join(disk_full(os.path.dirname(report), "the step's output").lines())
+            said, code = f"{said}: {full}" if said else full, "disk-full"
+        return LastWords(self._redactor.text(said), taken, code)
 
     def _said(self, launch: Launch, text: str, report: str) -> str:
         for row in reversed(_rows(_read(report, _MAX_REPORT))):
@@ -162,6 +168,14 @@ def _same(new: Progress, old: Progress | None) -> bool:
 
 def _with_hint(message: str, hint: str) -> str:
     return f"{message} ({hint})" if hint else message
+
+
+def _is_full(path: str) -> bool:
+    """Whether nothing more goes on the disk: what a step says of it may not have gone into its log either."""
+    try:
+        return volume_of(os.path.dirname(path)).free < _NOTHING
+    except OSError:
+        return False
 
 
 def _plain(data: str) -> str:

@@ -74,6 +74,9 @@ def _service(step: Step, policy: Policy, signal: Signal) -> Decision:
             return fresh, (Timer("deadline", policy.deadline_s), Spawn())
         case "starting" | "ready" | "unhealthy", Started(handle=handle):
             return msgspec.structs.replace(step, handle=handle), (Watch(),)
+        case "starting", NotStarted(reason=reason, code="disk-full") if step.proven:
+            waits = to(step, "backoff", f"waiting for room: {reason}", code="disk-full")
+            return waits, (OFF, Release(), Timer("backoff", backoff(step.attempts + 1, policy, step.key)))
         case "starting", NotStarted(reason=reason) if step.proven and policy.restart.policy != "no":
             return _back_off(step, policy, reason, None, (OFF,))
         case "starting", NotStarted(reason=reason, code=code):

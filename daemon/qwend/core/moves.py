@@ -29,12 +29,12 @@ def why(ended: Ended, policy: Policy) -> str:
 
 def hopeless(ended: Ended) -> bool:
     """Whether the next start would run into the same wall."""
-    return ended.exit.oom or ended.wall
+    return ended.exit.oom or ended.code == "out-of-memory"
 
 
 def failed(step: Step, reason: str, ended: Ended) -> Step:
     """The step that will not be started again by itself."""
-    return to(step, "failed", reason, exit=ended.exit, code="out-of-memory" if hopeless(ended) else "")
+    return to(step, "failed", reason, exit=ended.exit, code="out-of-memory" if ended.exit.oom else ended.code)
 
 
 def joined(*parts: str) -> str:

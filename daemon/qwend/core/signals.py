@@ -58,12 +58,12 @@ class Unhealthy(msgspec.Struct, frozen=True, tag=True):
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
     """The process is gone. `reason` holds the engine's own last words, `port_taken` what it said of its port,
-    `wall` that a card's or the machine's memory was too small: the same start would end the same way."""
+    `code` what it lacked (`out-of-memory`: of the card or the machine; `disk-full`)."""
 
     exit: Exit
     reason: str = ""
     port_taken: bool = False
-    wall: bool = False
+    code: str = ""
 
 
 class NotEnded(msgspec.Struct, frozen=True, tag=True):

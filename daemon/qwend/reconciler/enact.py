@@ -127,6 +127,16 @@ class Enactor(Places):
             await self._box.world.desk.give_back(self._box.key, port)
         except QwendError as error:  # a full disk: the port stays written down as this step's own
             log.warning("%s: its port is given back later: %s", self._box.key, error)
+        await self._clear_away()
+
+    async def _clear_away(self) -> None:
+        """What a job that failed has written is of no use to anybody, unless its next attempt goes on from there."""
+        row = self._box.row
+        if row.kind == "job" and row.state in {"failed", "cancelled"} and not self.launch().resumable:
+            try:
+                await self._box.world.store.discard(row.fingerprint)
+            except (QwendError, OSError) as error:
+                log.warning("%s: what it left behind cannot be removed: %s", row.key, error)
 
     async def _spawn(self) -> None:
         """The row with the new generation is durable by now: a crash from here on leaves a marker to find."""
@@ -197,7 +207,7 @@ class Enactor(Places):
             box.post(Ended(exit, how))
         else:
             text = f"{how}: {words.text}" if words.text and not exit.lost else how
-            box.post(Ended(exit, text, taken, words.wall))
+            box.post(Ended(exit, text, taken, words.code))
 
 
 def _code(error: OSError) -> str:

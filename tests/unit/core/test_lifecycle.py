@@ -53,7 +53,7 @@ SIGNALS: list[Signal] = [
     Go(), Blocked("no gpu"), Refused("never"), Granted(port=20000), Started(Handle("native", "m", "1")),
     NotStarted("no program"), Healthy(), Unhealthy("no answer"), *(Ended(exit) for exit in EXITS),
     Ended(Exit("m", code=1), port_taken=True), NotEnded("gone"), Committed("d"), NotCommitted("full"), Late("deadline"),
-    Late("backoff"), Late("reset"), Stop(), Stop(kill=True), Again(), Ended(Exit("m", code=1), wall=True),
+    Late("backoff"), Late("reset"), Stop(), Stop(kill=True), Again(), Ended(Exit("m", code=1), code="out-of-memory"),
 ]  # fmt: skip
 policies = st.builds(
     Policy,

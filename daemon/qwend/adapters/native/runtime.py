@@ -14,6 +14,7 @@ from qwend.adapters.native.environment import environment
 from qwend.adapters.native.journal import JournalReader
 from qwend.adapters.native.listening import listens
 from qwend.adapters.native.supervisor import NativeSupervisor
+from qwend.adapters.volume import disk_full, is_full
 from qwend.core.binding import Places, bind
 from qwend.effects import Order
 from qwend.errors import QwendError, StepFailed
@@ -40,7 +41,12 @@ class NativeRuntime:
         self._telling: set[asyncio.Task[None]] = set()
 
     async def start(self, order: Order) -> Handle:
-        argv, env = await asyncio.to_thread(self._bound, order)
+        try:
+            argv, env = await asyncio.to_thread(self._bound, order)
+        except OSError as error:
+            if is_full(error):
+                raise disk_full(order.work, f"the start of {order.identity.key}") from None
+            raise
         spawned = await self._supervisor.spawn(
             SpawnRequest(
                 marker=order.identity.marker,
