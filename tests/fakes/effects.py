@@ -253,13 +253,14 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.jump = 0.0  # of the clock on the wall
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def monotonic(self) -> float:
         return self.now
 
     def wall(self) -> float:
-        return 1_700_000_000.0 + self.now
+        return 1_700_000_000.0 + self.now + self.jump
 
     async def sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
