@@ -1,7 +1,8 @@
 """A home of its own for every test; what is dear to make is kept in one cache folder for all of them.
 
 QWEND_CI_CACHE (default: `qwend-ci` in the user's cache folder) holds realised images, named by their digests,
-and uv's cache: the second run of the tests compiles nothing and downloads nothing.
+and uv's cache: the second run of the tests compiles nothing and downloads nothing. Container images are the engine's
+own; CI keeps them beside the others (`.ci/image-cache`).
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def qwend(tmp_path: Path) -> Iterator[Qwend]:
     )  # for recipes that name none; a test may say another
     work = tmp_path / "work"
     work.mkdir()
+    (home / "qwend.toml").write_text('runtime = "native"\n')  # whether or not an engine answers here
     environ = {
         **os.environ,
         "QWEND_HOME": str(home),
@@ -123,3 +125,58 @@ def qwend(tmp_path: Path) -> Iterator[Qwend]:
     (home / "images").unlink()
     shutil.rmtree(home, ignore_errors=True)
     assert stopped.returncode == 0, stopped.stderr
+
+
+@dataclass
+class Docker:
+    """The engine that a home's containers are on, asked by its own command."""
+
+    home: Path
+
+    def __call__(self, *arguments: str) -> str:
+        """The output of `docker ARGUMENTS`, which must work."""
+        ended = subprocess.run(
+            ["docker", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+        assert ended.returncode == 0, f"docker {' '.join(arguments)}: {ended.stderr}"
+        return ended.stdout.strip()
+
+    def containers(self, step: str = "") -> list[dict[str, Any]]:
+        """Every container of this home (of one step), inspected."""
+        labels = [f"org.qwend.instance={(self.home / 'instance').read_text().strip()}"]
+        labels += [f"org.qwend.step={step}"] if step else []
+        filters = [word for label in labels for word in ("--filter", f"label={label}")]
+        ids = self("ps", "-aq", "--no-trunc", *filters).split()
+        found: list[dict[str, Any]] = json.loads(self("inspect", *ids)) if ids else []
+        return found
+
+    def inside(self, container: str, script: str) -> str:
+        """What a shell in a running container says."""
+        return self("exec", container, "sh", "-c", script)
+
+
+def local_base() -> tuple[str, str] | None:
+    """Tag and id of the base image that images/make-base made here."""
+    listed = subprocess.run(
+        ["docker", "images", "--no-trunc", "--filter", "label=org.qwend.base.key",
+         "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    for line in listed.stdout.splitlines():
+        tag, _, digest = line.partition(" ")
+        if tag.startswith("qwend-base:"):  # images that were built on it inherit its label
+            return tag, digest
+    return None
+
+
+@pytest.fixture
+def docker(qwend: Qwend) -> Iterator[Docker]:
+    """The engine, and `qwend` set to build on the local base. Containers of the home are gone afterwards."""
+    base = local_base()
+    if base is None:
+        pytest.skip("docker: the engine has no local base image (images/make-base makes it)")
+    (qwend.home / "qwend.toml").write_text(f'[images]\nbase = "{base[0]}"\nbase_id = "{base[1]}"\n')
+    engine = Docker(qwend.home)
+    yield engine
+    for container in engine.containers() if (qwend.home / "instance").exists() else []:
+        engine("rm", "-f", container["Id"])
