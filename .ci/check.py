@@ -58,6 +58,7 @@ def parts(full: bool = False) -> list[Part]:
         Part("ruff", tool("ruff", "check", "--no-cache", ".")),
         Part("format", tool("ruff", "format", "--no-cache", "--check", ".")),
         Part("shellcheck", tool("shellcheck", *scripts())),
+        Part("hadolint", tool("hadolint", "--failure-threshold", "style", *dockerfiles()), when=no_dockerfiles),
         Part("floors", tool("lint-imports", "--no-cache", "--no-logo")),
         Part("types", tool("mypy")),
         Part("unit", pytest("tests/unit", "-m", "not docker and not slow")),
@@ -79,12 +80,24 @@ def benchmarks() -> Iterator[Part]:
         yield Part(f"bench {path.stem}", tool("python", str(path)), fast=False, full=True, alone=True)
 
 
+def tracked() -> list[str]:
+    """The files that git keeps."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [name for name in listed.stdout.split("\0") if name] if listed.returncode == 0 else []
+
+
+def dockerfiles() -> list[str]:
+    return [name for name in tracked() if Path(name).name == "Dockerfile" or name.endswith(".Dockerfile")]
+
+
+def no_dockerfiles() -> str | None:
+    return None if dockerfiles() else "no Dockerfile is known to git"
+
+
 def scripts() -> list[str]:
     """The shell scripts of the repository, told by their first line."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    names = listed.stdout.split("\0") if listed.returncode == 0 else []
     found = []
-    for name in filter(None, names):
+    for name in tracked():
         path = ROOT / name
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
