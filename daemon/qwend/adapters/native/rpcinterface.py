@@ -113,7 +113,8 @@ class NativeInterface:
 
     @answer
     def version(self) -> dict[str, Any]:
-        """Who serves here."""
+        """Who serves here. A daemon that asks has come to stay: what an earlier one said in leaving is void."""
+        self._leaving = False
         return {"protocol": PROTOCOL, "revision": REVISION, "pid": os.getpid()}
 
     @answer

@@ -167,6 +167,21 @@ async def test_supervisord_leaves_when_it_is_empty_and_not_before(
     assert not native.places.socket.exists()
 
 
+async def test_a_daemon_that_comes_back_keeps_supervisord_beyond_the_last_step(
+    native: NativeSupervisor, folder: Path
+) -> None:
+    pid = (await native.ensure()).pid
+    await native.spawn(request(folder, "sleep", "1000"))
+    assert not await native.shutdown_when_empty()  # the last word of the daemon before
+    back = NativeSupervisor(folder, INSTANCE)
+    await back.ensure()
+    await back.stop(marker(), grace_s=30)
+    assert (await exit_of(back, marker())).signal == 15
+    assert (await back.spawn(request(folder, "true", generation=2))).marker == marker(generation=2)
+    assert (await back.ensure()).pid == pid
+    await back.close()
+
+
 async def test_alone_and_empty_it_leaves_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisord, "ALONE_S", 0)
     native = NativeSupervisor(folder, INSTANCE)
