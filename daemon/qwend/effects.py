@@ -201,6 +201,10 @@ class Store(Protocol):
         """Makes the artifact appear at a host path, linked, whole or not at all."""
         ...
 
+    async def publishable(self, out: str) -> None:
+        """Raises UsageError where something is in the way at a host path that must not be replaced."""
+        ...
+
 
 class State(Protocol):
     """Durable events and their projections."""

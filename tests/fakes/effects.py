@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from qwend.effects import LastWords, OnProgress, Order, Progress, Realised, Work
-from qwend.errors import OutOfResource, QwendError
+from qwend.errors import OutOfResource, QwendError, UsageError
 from qwend.model.artifact import Artifact, Facts
 from qwend.model.event import Event
 from qwend.model.host import Host
@@ -120,6 +120,7 @@ class FakeStore:
         self.metrics: dict[str, dict[str, float]] = {}
         self.full = False
         self.published: list[str] = []
+        self.taken: set[str] = set()
 
     async def find(self, fingerprint: str) -> Artifact | None:
         return self.artifacts.get(fingerprint)
@@ -187,6 +188,10 @@ class FakeStore:
 
     async def publish(self, artifact: Artifact, out: str) -> None:
         self.published.append(out)
+
+    async def publishable(self, out: str) -> None:
+        if out in self.taken:
+            raise UsageError(f"{out} is there already", code="out-exists")
 
 
 class FakeState:

@@ -102,7 +102,26 @@ class Planning:
         lock = LockFile.read(request, request.smoke)
         pins = await self._pins(loaded, lock, request, tell)
         compiled = await self._worker.compile(load, pins, self._reconciler.compiled(loaded.recipe))
+        await self._require_places(compiled)
         return Planned(compiled, await self.again(compiled, request.force, host), lock, host)
+
+    async def _require_places(self, compiled: Compiled) -> None:
+        """Nobody trains for hours to be told that the place of the result is taken."""
+        problems: list[QwendError] = []
+        for step in compiled.steps:
+            if step.policy.out is not None:
+                try:
+                    await self._reconciler.world.store.publishable(step.policy.out)
+                except QwendError as error:
+                    problems.append(
+                        type(error)(
+                            f"steps.{step.name}.out: {error.message}",
+                            code=error.code,
+                            hint=error.hint,
+                            where=step.where or None,
+                        )
+                    )
+        _raise_all(problems, "the places of several results are taken")
 
     async def again(self, compiled: Compiled, force: Sequence[str], host: Host | None = None) -> Plan:
         """What is left to do of a compiled recipe."""
@@ -144,10 +163,7 @@ class Planning:
                 pins[source.name] = await self._pin(source, lock, request, tell)
             except QwendError as error:
                 problems.append(error)
-        if len(problems) == 1:
-            raise problems[0]
-        if problems:
-            raise type(problems[0])("several references cannot be resolved", details=tuple(problems))
+        _raise_all(problems, "several references cannot be resolved")
         return pins
 
     async def _pin(self, source: Wanted, lock: LockFile, request: RecipeRequest, tell: Tell) -> Pin:
@@ -207,6 +223,14 @@ class Planning:
         except Unreachable as error:
             self._away[ref] = (clock.monotonic(), error)
             raise
+
+
+def _raise_all(problems: Sequence[QwendError], text: str) -> None:
+    """One error by itself, several as details of one of the first one's kind."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise type(problems[0])(text, details=tuple(problems))
 
 
 def _asked(candidate: Candidate) -> bool:

@@ -87,7 +87,7 @@ class Running:
                     self._require_secrets(planned)
                     if planned.plan.blockers:
                         raise _blocked(planned.plan)
-                    if planned.plan.changes or self._unsettled(planned.compiled):
+                    if planned.plan.changes or self._unsettled(planned.compiled) or self._owing(planned):
                         drive = await self._start(planned, request)
             if drive is None:
                 planned.lock.write()
@@ -95,7 +95,10 @@ class Running:
                 yield {"run": None, "attached": False, "end": self._end(recipe, "done", None)}
                 return
             run = drive.run.id
-            self._own(run, request.kept)
+            if attached or drive.plan.changes:
+                self._own(run, request.kept)
+            else:  # it stays for nothing: there is nothing of its own to stop
+                self._keep(recipe, request.kept)
             yield {"run": run, "attached": attached}
             async for item in self._follow(drive, news):
                 yield item
@@ -113,6 +116,8 @@ class Running:
         if kill:
             await self._reconciler.kill(recipe)
             return {"stopped": True}
+        if not drive.plan.changes:
+            return {"stopped": False}
         self._owners[run] = max(0, self._owners.get(run, 0) - 1)
         others = sum(count for other, count in self._owners.items() if self._recipe_of(other) == recipe)
         if others > 0 or recipe in self._kept:
@@ -221,6 +226,19 @@ class Running:
         """Whether a step that is kept is still on its way, so that there is something to wait for."""
         kept = {step.name for step in compiled.steps if step.kind == "service"}
         return any(row.step in kept and not row.settled for row in self._reconciler.rows(compiled.recipe))
+
+    def _owing(self, planned: Planned) -> bool:
+        """Whether steps that stay as they are owe something that counts in no fingerprint: a gate that holds, a
+        copy at `out:`, a policy that the recipe changed."""
+        compiled = planned.compiled
+        acting = {one.step for one in planned.plan.actions}
+        if any((step.policy.expect or step.policy.out) and step.name in acting for step in compiled.steps):
+            return True
+        old = self._reconciler.compiled(compiled.recipe)
+        if old is not None and old.digest == compiled.digest:
+            return False
+        before = {step.name: step for step in old.steps} if old is not None else {}
+        return any(step != before.get(step.name) for step in compiled.steps if step.name in acting)
 
     async def _planned(self, request: RecipeRequest) -> AsyncIterator[Json | Planned]:
         """Progress while it is planned, then the plan."""

@@ -55,10 +55,22 @@ def publish(layout: Layout, artifact: Artifact, out: str) -> None:
         raise _failure(error, out, artifact) from None
 
 
+def require_free(layout: Layout, out: str) -> None:
+    """Raises UsageError where `publish` would refuse: something is at `out` that must not be replaced."""
+    out = os.path.abspath(out)
+    there = _look(out, "")
+    if there is not None:
+        _require_ours(out, there, _known(layout, out))
+
+
+def _known(layout: Layout, out: str) -> tuple[Thing, ...]:
+    record = _read_record(_record_path(layout, out))
+    return record.things if record.out == escape(out) else ()
+
+
 def _publish(layout: Layout, artifact: Artifact, out: str) -> None:
     path = _record_path(layout, out)
-    record = _read_record(path)
-    known = record.things if record.out == escape(out) else ()
+    known = _known(layout, out)
     there = _look(out, artifact.digest)
     if there is not None:
         _require_ours(out, there, known)

@@ -238,6 +238,9 @@ class ArtifactStore(Keeping):
     async def publish(self, artifact: Artifact, out: str) -> None:
         await self._run(publish.publish, self._layout, artifact, out)
 
+    async def publishable(self, out: str) -> None:
+        await self._run(publish.require_free, self._layout, out)
+
     def _clean(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
         clean: dict[str, Any] = printable(self._redactor.value(msgspec.to_builtins(dict(provenance))))
         return clean

@@ -53,6 +53,7 @@ async def test_an_artifact_appears_linked_and_only_once(tmp_path: Path) -> None:
     assert tree(out) == {"model.gguf": "w", "sub/x": "x"}
     assert inode(str(out), "model.gguf") == inode(artifact.location, "model.gguf")
     before = inode(str(out))
+    await store.publishable(str(out))
     await store.publish(artifact, str(out))
     assert inode(str(out)) == before
     assert os.listdir(out.parent) == ["merged"]
@@ -111,8 +112,12 @@ async def test_what_was_there_before_qwend_is_never_replaced(tmp_path: Path) -> 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to("elsewhere")
     for name in ("folder", "file", "link"):
-        with pytest.raises(UsageError, match="is there already and was not put there by qwend"):
-            await store.publish(artifact, str(tmp_path / name))
+        for attempt in (
+            store.publish(artifact, str(tmp_path / name)),
+            store.publishable(str(tmp_path / name)),
+        ):
+            with pytest.raises(UsageError, match="is there already and was not put there by qwend"):
+                await attempt
     assert os.listdir(tmp_path / "elsewhere") == []
     await store.close()
 

@@ -1,0 +1,155 @@
+"""`up` against a world in memory: what a second one still owes although nothing is left to make."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes.effects import job, recipe, service, settle, world
+
+from qwend.api.control import FileText, RecipeRequest
+from qwend.control.planning import Planning
+from qwend.control.running import Running
+from qwend.errors import UsageError
+from qwend.model.artifact import Pin
+from qwend.model.host import Host
+from qwend.model.plan import Compiled, Restart
+from qwend.reconciler.reconciler import Reconciler
+from qwend.worker.wire import LoadReply, LoadRequest
+
+
+class Compiler:
+    """A planner worker that compiles every recipe to what the test holds."""
+
+    compiled: Compiled
+
+    async def load(self, request: LoadRequest) -> LoadReply:
+        return LoadReply(self.compiled.recipe, ())
+
+    async def compile(self, request: LoadRequest, pins: Any, have: Compiled | None = None) -> Compiled:
+        return self.compiled
+
+
+class Images:
+    async def keys(self) -> set[tuple[str, str]]:
+        return {("program", "echo")}
+
+
+class Asker:
+    async def ask(self, question: Any, tell: Any) -> Pin:
+        raise AssertionError("no recipe here has sources")
+
+
+class House:
+    """The running of recipes, and the words that tests speak."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world: Any = world(str(folder))
+        self.reconciler = Reconciler(self.world)
+        self.worker = Compiler()
+
+        def native(host: Host) -> tuple[Host, tuple[str, ...]]:
+            return host, ("native",)
+
+        planning = Planning(self.worker, Asker(), Images(), self.reconciler, runtime=None, runtimes=native)
+        self.running = Running(planning, self.reconciler, lambda _: [])
+
+    async def up(self, compiled: Compiled, kept: bool = True) -> list[dict[str, Any]]:
+        """All that a client is told; jobs succeed and services come up."""
+        self.worker.compiled = compiled
+        request = RecipeRequest((FileText("-", ""),), "/nowhere", kept=kept)
+
+        async def told() -> list[dict[str, Any]]:
+            return [item async for item in self.running.up(request)]
+
+        task = asyncio.create_task(told())
+        for _ in range(30):
+            await settle()
+            for marker in list(self.world.runtimes["native"].running):
+                if "job" in marker:
+                    self.world.runtimes["native"].end(marker, code=0)
+            await self.world.clock.advance(1.0)
+            if task.done():
+                break
+        return await asyncio.wait_for(task, 1)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    made = House(tmp_path)
+    await made.reconciler.recover()
+    yield made
+    await made.reconciler.close()
+    await made.world.desk.close()
+
+
+def end(told: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = told[-1]["end"]
+    return found
+
+
+def changes(told: list[dict[str, Any]]) -> bool:
+    return bool(next(item["plan"]["changes"] for item in told if "plan" in item))
+
+
+async def test_a_second_up_of_the_same_recipe_begins_no_run(house: House) -> None:
+    compiled = recipe(job("job"), service("chat", "job"))
+    assert end(await house.up(compiled))["state"] == "done"
+    assert (await house.up(compiled))[-1]["run"] is None
+
+
+async def test_a_gate_that_refused_refuses_again(house: House) -> None:
+    compiled = recipe(job("job", expect=("speed >= 10",)))
+    for _ in range(2):
+        told = end(await house.up(compiled))
+        assert told["exit_code"] == 4
+        assert "speed" in told["error"]["message"]
+
+
+async def test_a_gate_added_to_what_is_made_is_asked(house: House) -> None:
+    assert end(await house.up(recipe(job("job"))))["exit_code"] == 0
+    told = await house.up(recipe(job("job", expect=("speed >= 10",))))
+    assert not changes(told)
+    assert end(told)["exit_code"] == 4
+
+
+async def test_what_is_made_appears_at_a_place_named_later(house: House) -> None:
+    await house.up(recipe(job("job")))
+    assert end(await house.up(recipe(job("job", out="/nowhere/new"))))["exit_code"] == 0
+    assert house.world.store.published == ["/nowhere/new"]
+
+
+async def test_a_place_that_is_taken_is_told_before_anything_runs(house: House) -> None:
+    house.world.store.taken = {"/nowhere/taken", "/nowhere/too"}
+    compiled = recipe(job("job", out="/nowhere/taken"), job("job2", out="/nowhere/too"))
+    with pytest.raises(UsageError) as caught:
+        await house.up(compiled)
+    assert [line.partition(" ")[0] for line in caught.value.lines()] == ["steps.job.out:", "steps.job2.out:"]
+    assert house.world.runtimes["native"].calls == []
+
+
+async def test_a_changed_policy_applies_without_a_restart(house: House) -> None:
+    await house.up(recipe(service("chat")))
+    calls = list(house.world.runtimes["native"].calls)
+    changed = recipe(service("chat", restart=Restart(max=2)))
+    told = await house.up(Compiled("r", "another digest", changed.steps, "/nowhere"))
+    assert end(told)["state"] == "done"
+    assert house.reconciler.find("r/chat").compiled.policy.restart.max == 2
+    assert house.world.runtimes["native"].calls == calls
+
+
+async def test_an_up_that_changed_nothing_stops_nothing_when_it_is_let_go(house: House) -> None:
+    compiled = recipe(job("job", out="/nowhere/new"), service("chat", "job"))
+    first = await house.up(compiled, kept=False)
+    second = await house.up(compiled, kept=False)
+    assert not changes(second)
+    runs = [next(item["run"] for item in told if "run" in item) for told in (first, second)]
+    assert await house.running.release(runs[1], kill=False) == {"stopped": False}
+    assert house.reconciler.find("r/chat").row.state == "ready"
+    task = asyncio.create_task(house.running.release(runs[0], kill=False))
+    await settle()
+    await house.world.clock.advance(1.0)
+    assert await asyncio.wait_for(task, 1) == {"stopped": True}
