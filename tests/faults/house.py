@@ -164,7 +164,8 @@ class House:
 
     def row(self, key: str) -> Json:
         recipe, _, step = key.partition("/")
-        return next((row for row in self.rows(recipe) if row["step"] == step), {"state": "", "reason": ""})
+        nothing = {"state": "", "reason": "", "pid": None, "generation": 0}
+        return next((row for row in self.rows(recipe) if row["step"] == step), nothing)
 
     def until(self, key: str, *states: str, where: Callable[[Json], Any] = lambda row: True) -> Json:
         """The row of a step once it is in one of these states."""
@@ -252,14 +253,14 @@ def a_name() -> str:
     return f"r{next(_names)}"
 
 
-def serve(**with_: Any) -> Json:
+def serve(uses: str = "toy/serve", **with_: Any) -> Json:
     """A service; keys that are no parameter of the toy are the step's own."""
-    return _step("toy/serve", with_)
+    return _step(uses, with_)
 
 
-def make(**with_: Any) -> Json:
+def make(uses: str = "toy/make", **with_: Any) -> Json:
     """A job."""
-    return _step("toy/make", with_)
+    return _step(uses, with_)
 
 
 def _step(uses: str, given: Json) -> Json:
@@ -275,7 +276,19 @@ def _step(uses: str, given: Json) -> Json:
         "health",
         "secrets",
     }
-    own |= {"memory", "cpus", "env", "out", "gpus", "host", "keep", "device", "runtime", "extra_args"}
+    own |= {
+        "gpu_share",
+        "memory",
+        "cpus",
+        "env",
+        "out",
+        "gpus",
+        "host",
+        "keep",
+        "device",
+        "runtime",
+        "extra_args",
+    }
     given = {name.rstrip("_"): value for name, value in given.items()}
     step = {name: value for name, value in given.items() if name in own}
     return {"uses": uses, **step, "with": {name: value for name, value in given.items() if name not in own}}

@@ -57,6 +57,9 @@ def job(args: argparse.Namespace) -> int:
     if args.metric is not None:
         report(metric={"name": "score", "value": args.metric})
     (Path(args.out) / "text.txt").write_text(f"{args.text}\n{len(args.input or ())}\n")
+    if args.odd_name:
+        with open(os.fsencode(args.out) + b"/\xff\xfe\n.txt", "w") as file:
+            file.write("odd")
     return int(args.exit)
 
 
@@ -103,6 +106,12 @@ def serve(args: argparse.Namespace) -> int:
     if args.fail:
         print(args.fail, file=sys.stderr, flush=True)
         return 1
+    if args.secret:
+        secret = Path(args.secret).read_text()
+        said("secret", len(secret))
+        if args.leak_secret:
+            print(f"error: the key {secret} was refused", flush=True)
+            return 1
     written = 0
     while written < args.flood:
         written += os.write(1, b"x" * 8191 + b"\n")
@@ -163,12 +172,12 @@ def main() -> int:
         one.add_argument(name, type=float, default=None if name == "--metric" else 0.0)
     for name in ("--exit", "--fill", "--eat"):
         one.add_argument(name, type=int, default=0)
-    for name in ("--once", "--resume"):
+    for name in ("--once", "--resume", "--odd-name"):
         one.add_argument(name, action="store_true")
     two = verbs.add_parser("serve")
     two.add_argument("--host", default="127.0.0.1")
     two.add_argument("--port", type=int, required=True)
-    for name in ("--ignore-sigterm", "--fork", "--setsid", "--hang-work", "--orphan"):
+    for name in ("--ignore-sigterm", "--fork", "--setsid", "--hang-work", "--orphan", "--leak-secret"):
         two.add_argument(name, action="store_true")
     for name in ("--polite", "--slow", "--load"):
         two.add_argument(name, type=float, default=0.0)
@@ -177,7 +186,7 @@ def main() -> int:
     two.add_argument("--die-code", type=int, default=1)
     two.add_argument("--flood", type=int, default=0)
     two.add_argument("--input", action="append")
-    for name in ("--fail", "--text", "--last"):
+    for name in ("--fail", "--text", "--last", "--secret"):
         two.add_argument(name, default="")
     args = parser.parse_args()
     return job(args) if args.verb == "job" else serve(args)

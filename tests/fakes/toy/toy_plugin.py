@@ -29,6 +29,7 @@ from qwend.plugin import (
     Product,
     Resources,
     ScratchRef,
+    SecretRef,
     StepView,
     Word,
     driver,
@@ -52,6 +53,7 @@ class JobParams(Params):
     once: bool = flag("--once", False, description="fail at the first attempt only")
     heavy: bool = flag("", False, description="ask for the machine's heavy turn", fingerprint=False)
     resumable: bool = flag("--resume", False, description="go on where a killed attempt stopped")
+    odd_name: bool = flag("--odd-name", False, description="also write a file whose name is no text")
     eat: int = flag("--eat", 0, description="bytes of memory to take")
     last_words: str = flag("--last-words", "", description="printed before a failing end")
 
@@ -112,6 +114,10 @@ class ServeParams(Params):
     die_after: float | None = flag("--die-after", None, description="seconds until it ends")
     die_code: int = flag("--die-code", 1, description="the exit code of that end")
     last: str = flag("--last", "", description="printed before that end")
+    echo_secret: bool = flag("", False, description="say how long the secret api_key is")
+    leak_secret: bool = flag("--leak-secret", False, description="end at once, and tell the secret")
+    needs_gpu_memory: int | None = flag("", None, description="bytes of a card", fingerprint=False)
+    needs_memory: int = flag("", 16 << 20, description="bytes that it is expected to need", fingerprint=False)
     eat_after: float | None = flag("--eat-after", None, description="seconds until it takes 256 MiB")
     fail: str = flag("--fail", "", description="end at once, with these last words")
     flood: int = flag("--flood", 0, description="bytes of log to write")
@@ -153,7 +159,9 @@ class Serve:
             PortRef(),
         ]
         params: ServeParams = step.params
-        words += _flags(params, skip={"patience"})
+        words += _flags(params, skip={"patience", "echo_secret", "needs_memory", "needs_gpu_memory"})
+        if params.echo_secret or params.leak_secret:
+            words += ["--secret", SecretRef("api_key")]
         for given in step.inputs:
             words += ["--input", InputRef(given.name)]
         return Launch(
@@ -166,7 +174,7 @@ class Serve:
                 work_interval_s=1.0,
                 deadline_s=20.0,
             ),
-            resources=Resources(memory=16 << 20),
+            resources=Resources(memory=params.needs_memory, gpu_memory=params.needs_gpu_memory),
             port_taken_exit=98,
         )
 
@@ -176,6 +184,20 @@ class ServeData(Serve):
 
     name: ClassVar[str] = "toy/serve-data"
     accepts: ClassVar[tuple[str, ...]] = ("dataset/text",)
+
+
+class ServeGpu(Serve):
+    """The same, on a card where there is one."""
+
+    name: ClassVar[str] = "toy/serve-gpu"
+    flavours: ClassVar[tuple[str, ...]] = ("cuda", "cpu")
+
+
+class MakeGpu(Make):
+    """A job on a card."""
+
+    name: ClassVar[str] = "toy/make-gpu"
+    flavours: ClassVar[tuple[str, ...]] = ("cuda", "cpu")
 
 
 def _flags(params: Params, skip: Iterable[str] = ()) -> list[Word]:
@@ -195,4 +217,4 @@ def _flags(params: Params, skip: Iterable[str] = ()) -> list[Word]:
 
 @hookimpl
 def qwend_engines() -> list[Make | Serve]:
-    return [Make(), Job(), Serve(), ServeData()]
+    return [Make(), Job(), Serve(), ServeData(), ServeGpu(), MakeGpu()]
