@@ -37,7 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     memory = Memory(cache_folder() / "passed")
-    config.pluginmanager.register(Unchanged(memory, bool(config.getoption("--full", default=False))))
+    until = os.environ.get("QWEND_CHECK_UNTIL")
+    full = bool(config.getoption("--full", default=False))
+    config.pluginmanager.register(Unchanged(memory, full, float(until) if until else None))
 
 
 @dataclass

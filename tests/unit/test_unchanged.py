@@ -8,6 +8,8 @@ import pytest
 from tests.e2e import unchanged
 from tests.e2e.unchanged import Memory, digest_of
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -39,3 +41,24 @@ def test_what_passed_is_remembered(tmp_path: Path) -> None:
     Memory(tmp_path / "passed").learn("abc")
     assert Memory(tmp_path / "passed").knows("abc")
     assert not Memory(tmp_path / "passed").knows("def")
+
+
+def test_the_story_of_a_changed_engine(pytester: pytest.Pytester, checkout: Path) -> None:
+    module = pytester.makepyfile(
+        test_engine="import pytest\npytestmark = pytest.mark.engine('toy', images=['toy'])\ndef test_it():\n    pass\n"
+    )
+    pytester.makeini("[pytest]\nmarkers = engine: one\nasyncio_default_fixture_loop_scope = function\n")
+    memory = Memory(pytester.path / "passed")
+    assert _outcomes(pytester, module, unchanged.Unchanged(memory, False, until=1.0)) == (0, 1)
+    assert _outcomes(pytester, module, unchanged.Unchanged(memory, False)) == (1, 0)
+    assert _outcomes(pytester, module, unchanged.Unchanged(memory, False)) == (0, 1)
+    assert _outcomes(pytester, module, unchanged.Unchanged(memory, True, until=1.0)) == (1, 0)
+    (checkout / "plugins/qwend_plugins/toy/file").write_text("changed")
+    assert _outcomes(pytester, module, unchanged.Unchanged(memory, False)) == (1, 0)
+
+
+def _outcomes(pytester: pytest.Pytester, module: Path, plugin: object) -> tuple[int, int]:
+    """How many passed and were skipped."""
+    passed, skipped, failed = pytester.inline_run(str(module), plugins=[plugin]).listoutcomes()
+    assert not failed
+    return len(passed), len(skipped)
