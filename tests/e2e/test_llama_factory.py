@@ -24,7 +24,12 @@ from qwend.plugin.samples import HOSTS
 from qwend_plugins.llama_factory.common import KNOWN
 from qwend_plugins.llama_factory.train import arguments
 
-pytestmark = [pytest.mark.e2e, pytest.mark.native, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.native,
+    pytest.mark.slow,
+    pytest.mark.engine("llama_factory", images=["llama-factory"]),
+]
 
 RECIPE = """
 name: tuned
