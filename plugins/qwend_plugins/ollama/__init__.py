@@ -1,0 +1,13 @@
+"""Ollama: writes Modelfiles, creates models on a server and serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qwend.plugin import Engine, hookimpl
+from qwend_plugins.ollama.modelfile import WriteModelfile
+
+
+@hookimpl
+def qwend_engines() -> Iterable[Engine]:
+    return (WriteModelfile(),)
