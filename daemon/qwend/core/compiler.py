@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from qwend.core import fingerprint, placement, rows
+from qwend.core import figures, fingerprint, placement, rows
 from qwend.core.binding import describe
 from qwend.core.launching import finished, policy, resources
 from qwend.core.loader import Loaded, Variant
@@ -74,6 +74,7 @@ def compile_recipe(
     for variant in selection.variants:
         if not compiler.lacks(variant):
             compiler.attempt(variant.name, partial(compiler.step, variant))
+    compiler.check_gates()
     if compiler.errors:
         raise _all(compiler.errors)
     compiled = Compiled(
@@ -102,6 +103,7 @@ class _Compiler:
         self.errors: list[QwendError] = []
         self._given: dict[str, Given] = {}
         self._places: dict[str, str] = {}
+        self._figures: dict[str, frozenset[str] | None] = {}
         self._loaded = loaded
         self._pins = pins
         self._engines = engines
@@ -210,6 +212,19 @@ class _Compiler:
         variant = Variant(name, name, {}, said, inputs=(rows.inner(name),))
         return self.step(variant, Step.model_validate({"uses": rows.ENGINE}))
 
+    def check_gates(self) -> None:
+        """Notes the gates that compare what no step will report."""
+        for name, step in self.steps.items():
+            for index, text in enumerate(step.policy.expect):
+                wrong = figures.unknown(text, name, self._figures)
+                if wrong is not None:
+                    place = self._where(name, f"expect.{index}")
+                    self.errors.append(
+                        UsageError(
+                            f"steps.{name}.expect: {wrong[0]}", code="no-figure", hint=wrong[1], where=place
+                        )
+                    )
+
     def _where(self, name: str, key: str = "") -> str:
         """The place of a step, or of the data set whose rows it reads."""
         return self._places.get(name) or self._loaded.marks.step(name, key)
@@ -231,6 +246,9 @@ class _Compiler:
             image = engine.image(view, host)
         notices = self._findings(variant, engine, view)
         product = engine.product(view)
+        told = getattr(engine, "metrics", None)
+        names = told(view) if told is not None else None
+        self._figures[variant.name] = None if names is None else frozenset(names)
         made = {
             one.name: one for one in [*view.inputs, *(one for many in view.given.values() for one in many)]
         }

@@ -111,7 +111,9 @@ class Engine(Protocol):
     `many` says that it takes a list. Methods are called only for steps whose edges and parameters are valid.
     `host` holds no figures of the moment (free memory, free disk): a plan may not depend on them.
 
-    An engine may also have `select = True`: its artifact is one of its inputs, which its report names.
+    An engine may also have `select = True`: its artifact is one of its inputs, which its report names; and a method
+    `metrics(step) -> Iterable[str] | None`: the names of the figures that its report will have (`perplexity`, and
+    `f16.perplexity` for one `of` an input; None: it cannot tell). A gate on any other is then an error of the plan.
     """
 
     name: ClassVar[str]

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -115,12 +115,15 @@ def _described(engine: Engine) -> Iterator[Finding]:
 
 def _step(engine: Engine, step: StepView, host: Host) -> Iterator[Finding]:
     """One sampled step, asked for all that a plan asks for, twice."""
-    asked = (
+    asked: tuple[tuple[str, Callable[[], Any], Any], ...] = (
         ("check", lambda: list(engine.check(step, host)), list[Finding]),
         ("product", lambda: engine.product(step), Product | None),
         ("image", lambda: engine.image(step, host), Image),
         ("launch", lambda: engine.launch(step, host), Launch),
     )
+    told = getattr(engine, "metrics", None)
+    if told is not None:
+        asked += (("metrics", lambda: list(told(step) or ()), list[str]),)
     said: dict[str, Any] = {}
     for what, ask, kind in asked:
         try:

@@ -110,6 +110,9 @@ class Sample:
             hints=(LogHint(r"No space left on device", "the disk is full", "qwend store prune frees some"),),
         )
 
+    def metrics(self, step: StepView) -> Iterable[str]:
+        return ("rows",)
+
 
 def _params(step: StepView) -> SampleParams:
     assert isinstance(step.params, SampleParams)
