@@ -9,15 +9,21 @@ from typing import Any
 import msgspec
 
 from qwend.plugin import (
+    DriverRef,
     Facts,
     Given,
     Image,
+    ImageRef,
     InputRef,
+    Join,
+    LaunchFile,
     LogHint,
+    OutputRef,
     Params,
     StepView,
     ThreadsRef,
     Word,
+    driver,
     load_image,
 )
 
@@ -59,6 +65,24 @@ def image(name: str, step: StepView, **options: Any) -> Image:
 def gguf(given: Given) -> InputRef:
     """The one GGUF file of an input, or the first of its shards."""
     return InputRef(given.name, "*.gguf")
+
+
+def named(given: Given) -> tuple[Word, ...]:
+    """The option by which drivers are told a model: `--model NAME=FILE`."""
+    return ("--model", Join((f"{given.name}=", gguf(given))))
+
+
+def making(*command: Word) -> tuple[Word, ...]:
+    """A tool that writes a GGUF into the output folder, in the driver that reads from its header what came of it."""
+    return (ImageRef("bin/python"), DriverRef("make_gguf.py"), OutputRef(), "--", *command)
+
+
+def drivers(*names: str) -> tuple[LaunchFile, ...]:
+    """Files of the plugin's drivers."""
+    return tuple(driver(DRIVERS / name) for name in names)
+
+
+MAKING = ("make_gguf.py", "lc_common.py", "lc_gguf.py")
 
 
 def threads(wanted: int | None) -> Word:

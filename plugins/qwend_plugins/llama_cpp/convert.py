@@ -22,7 +22,6 @@ from qwend.plugin import (
     ProgressPattern,
     Resources,
     StepView,
-    driver,
     flag,
 )
 from qwend_plugins.llama_cpp import common
@@ -150,7 +149,7 @@ class Convert:
             ),
             env={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
             files=(
-                driver(common.DRIVERS / "convert.py"),
+                *common.drivers("convert.py", *common.MAKING),
                 _metadata(params.model_name or common.origin(model)),
             ),
             resources=self._resources(step),

@@ -58,6 +58,11 @@ _HINTS = (
         "the importance matrix cannot be read",
         "it should be a file that llama-imatrix wrote",
     ),
+    LogHint(
+        r"found nan value|has invalid data|found tensors with invalid data",
+        "the weights hold values that are no numbers",
+        "the checkpoint or the conversion is damaged: convert again with outtype bf16 or f32",
+    ),
     common.BROKEN_FILE,
     common.DISK_FULL,
     common.OUT_OF_MEMORY,
@@ -101,6 +106,9 @@ class QuantizeParams(Params):
         "--override-kv", (), description="change metadata of the result: KEY=TYPE:VALUE"
     )
     keep_split: bool = flag("--keep-split", False, description="write as many files as were read")
+    prune_layers: tuple[int, ...] = flag(
+        "--prune-layers", (), description="leave these layers out of the result"
+    )
     max_buffer_size: int | None = flag(
         "--max-buffer-size", None, description="MiB of a tensor in memory at once", fingerprint=False, ge=1
     )
@@ -137,6 +145,19 @@ class Quantize:
                 "with.type",
                 "give it one with imatrix:, or take a type such as Q2_K that needs none",
             )
+        layers = model.facts.layers
+        for number in params.prune_layers:
+            if number < 0 or (layers is not None and number >= layers):
+                yield Finding(
+                    f"there is no layer {number}" + (f": the model has 0 to {layers - 1}" if layers else ""),
+                    "with.prune_layers",
+                )
+        if params.pure and (params.tensor_type or params.output_tensor_type or params.token_embedding_type):
+            yield Finding(
+                "pure says one type for all tensors, and another parameter names one for some: that one wins",
+                "with.pure",
+                level="warning",
+            )
         if params.include_weights and params.exclude_weights:
             yield Finding(
                 "include_weights and exclude_weights cannot be used together", "with.exclude_weights"
@@ -171,7 +192,7 @@ class Quantize:
         params, model = _params(step), step.inputs[0]
         matrix = step.given.get("imatrix", ())
         return Launch(
-            argv=(
+            argv=common.making(
                 ImageRef("bin/llama-quantize"),
                 *common.flags(
                     params,
@@ -188,12 +209,14 @@ class Quantize:
                     "max_buffer_size",
                 ),
                 *(("--imatrix", common.gguf(matrix[0])) if matrix else ()),
+                *(("--prune-layers", ",".join(map(str, params.prune_layers))) if params.prune_layers else ()),
                 *step.extra_args,
                 common.gguf(model),
                 OutputRef(f"model-{canonical(params.type)}.gguf"),
                 params.type,
                 common.threads(params.threads),
             ),
+            files=common.drivers(*common.MAKING),
             resources=self._resources(step),
             progress=(ProgressPattern(r"^\[\s*(?P<done>\d+)/\s*(?P<total>\d+)\]", "quantise", "tensors"),),
             hints=_HINTS,

@@ -115,6 +115,19 @@ def main(argv: list[str]) -> None:
     except (Exception, KeyboardInterrupt) as error:
         traceback.print_exc()
         fail(*explain(error))
+    tell(rest)
+
+
+def tell(rest: list[str]) -> None:
+    """Report from the header what was written, if the driver that does so lies beside this one."""
+    if "--outfile" not in rest or not Path(__file__).with_name("make_gguf.py").is_file():
+        return
+    sys.path.insert(0, str(Path(__file__).parent))
+    made: Any = importlib.import_module("make_gguf")
+    try:
+        made.measure(Path(rest[rest.index("--outfile") + 1]).parent)
+    except made.ToolError as error:
+        fail(str(error), error.hint)
 
 
 if __name__ == "__main__":
