@@ -88,6 +88,8 @@ def _looked_at(path: Path, options: dict[str, Any]) -> tuple[str, Facts, tuple[P
     """Artifact type, facts, and the files that may hold pickles. Raises UsageError, HeaderError or OSError."""
     if options.get("kind") == "dataset":
         return _data(path, options)
+    if path.is_file() and (path.name == "Modelfile" or path.suffix.lower() == ".modelfile"):
+        return "model/ollama", Facts(), ()  # what it says, and the model that it names, is Ollama's business
     found = _pickles(path)
     if found:
         if not options.get("allow_pickle"):

@@ -99,11 +99,13 @@ def files(*names: str) -> tuple[LaunchFile, ...]:
     return tuple(driver(DRIVERS / name) for name in names)
 
 
-def wanted(params: ModelParams, facts: Facts) -> LaunchFile:
-    """What the recipe says, as a file; `num_ctx` is always told, since Ollama's default would cut prompts silently."""
+def wanted(params: ModelParams, facts: Facts, kind: str = "model/gguf") -> LaunchFile:
+    """What the recipe says, as a file; `num_ctx` is told of a model of ours, since Ollama's default would cut prompts
+    silently. A user's Modelfile and a model of Ollama's library say theirs."""
     context = min(DEFAULT_CONTEXT, facts.context or DEFAULT_CONTEXT)
     said: dict[str, Any] = params.model_dump(mode="json", include=set(ModelParams.model_fields))
-    said["parameters"] = {"num_ctx": context, **said["parameters"]}
+    if kind != "model/ollama":
+        said["parameters"] = {"num_ctx": context, **said["parameters"]}
     return LaunchFile(WANTED, json.dumps(said, ensure_ascii=False, sort_keys=True, indent=1) + "\n")
 
 

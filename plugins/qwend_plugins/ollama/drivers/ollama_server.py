@@ -1,0 +1,98 @@
+"""Find a running Ollama, or run the one that is installed. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from ollama_start import DriverError, say
+
+USUAL = "http://127.0.0.1:11434"
+OLDEST = (0, 5, 5)
+"""From this version on a model is created by the digests of its files."""
+_PLACES = ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin", "/Applications/Ollama.app/Contents/Resources")
+_START_S = 60.0
+GET_IT = "install it from ollama.com (curl, brew or the app), or name a running one: with: {url: http://HOST:11434}"
+
+
+@dataclass
+class Server:
+    """Where Ollama answers; `child` is it where this step runs it."""
+
+    url: str
+    version: str
+    child: subprocess.Popen[bytes] | None = None
+
+
+def find(url: str | None, managed: bool | None, keep_alive: str) -> Server:
+    """The server at `url` (left out: the usual place), or a child of our own. `managed`: None takes what there is.
+    Raises DriverError that says how to get Ollama, or that it is too old."""
+    if not managed:
+        version = version_of(url or USUAL)
+        if version is not None:
+            return _young_enough(Server(url or USUAL, version))
+        if url is not None or managed is False:
+            raise DriverError(f"no Ollama answers at {url or USUAL}", "start it: ollama serve")
+    program = shutil.which("ollama", path=os.pathsep.join((os.environ.get("PATH", ""), *_PLACES)))
+    if program is None:
+        raise DriverError(f"there is no Ollama here: none answers at {USUAL}, and none is installed", GET_IT)
+    return _young_enough(_started(program, keep_alive))
+
+
+def version_of(url: str) -> str | None:
+    """What a server says of its version; None if none answers."""
+    try:
+        with urllib.request.urlopen(f"{url}/api/version", timeout=5) as answer:
+            said = json.load(answer)
+    except (OSError, ValueError, urllib.error.URLError):
+        return None
+    return str(said["version"]) if isinstance(said, dict) and "version" in said else None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """`0.14.0-rc1` as (0, 14, 0)."""
+    found = re.match(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+
+
+def _young_enough(server: Server) -> Server:
+    have = numbers(server.version)
+    if have != (0, 0, 0) and have < OLDEST:  # a build from source says 0.0.0
+        if server.child:
+            server.child.terminate()
+        need = ".".join(map(str, OLDEST))
+        raise DriverError(
+            f"Ollama {server.version} at {server.url} is too old: {need} is needed", "upgrade it"
+        )
+    return server
+
+
+def _started(program: str, keep_alive: str) -> Server:
+    """Runs `ollama serve` on a free port, with the models that the user's own Ollama holds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = pwd.getpwuid(os.getuid()).pw_dir  # the models of the user, wherever this step's own home is
+    env = {**os.environ, "HOME": home, "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_KEEP_ALIVE": keep_alive}
+    env["OLLAMA_NOPRUNE"] = "1"  # another server may be in the middle of a download in the same folder
+    say(f"runs {program} serve on port {port}")
+    child = subprocess.Popen([program, "serve"], env=env)
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + _START_S
+    while time.monotonic() < until:
+        version = version_of(url)
+        if version is not None:
+            return Server(url, version, child)
+        if child.poll() is not None:
+            raise DriverError(f"{program} serve ended with {child.returncode}", "its own words stand above")
+        time.sleep(0.1)
+    child.kill()
+    raise DriverError(f"{program} serve did not answer within {_START_S:.0f} seconds")

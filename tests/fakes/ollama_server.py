@@ -1,0 +1,197 @@
+"""A stand-in for Ollama's server, which cannot be had from a package index: the endpoints that qwend uses, as Ollama's
+documentation of its API describes them, with blobs in memory and answers that repeat the question. It computes nothing.
+
+    python ollama_server.py --port 11434 [--version 0.14.0] [--cut-uploads 1]
+    OLLAMA_HOST=127.0.0.1:11434 python ollama_server.py serve          # as the program is called
+
+`DELETE /api/delete` and `GET /fake/requests` (method and path of every request) are for tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KNOWN = (b"qwen2", b"qwen3")
+LIBRARY = {"qwen2.5:0.5b": "a8b0c51577010a279d933d14c2a8ab4b268079d44c5c8830c0a93900f1827c67"}
+"""What a pull can bring: name with tag → digest of its manifest."""
+
+
+@dataclass
+class State:
+    version: str = "0.14.0"
+    cut_uploads: int = 0
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+
+def tagged(name: str) -> str:
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+class Handler(BaseHTTPRequestHandler):
+    state: State
+    protocol_version = "HTTP/1.1"
+
+    def note(self) -> None:
+        self.state.requests.append(f"{self.command} {self.path}")
+
+    def do_HEAD(self) -> None:
+        self.note()
+        known = self.path.removeprefix("/api/blobs/") in self.state.blobs
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.note()
+        models = [
+            {"name": name, "model": name, **model["listed"]} for name, model in self.state.models.items()
+        ]
+        answers = {
+            "/api/version": {"version": self.state.version},
+            "/api/tags": {"models": models},
+            "/fake/requests": self.state.requests,
+            "/fake/models": self.state.models,
+        }
+        self.answer(200 if self.path in answers else 404, answers.get(self.path, {"error": "not found"}))
+
+    def do_DELETE(self) -> None:
+        self.note()
+        found = self.state.models.pop(tagged(self.body()["model"]), None)
+        self.answer(200 if found else 404, {})
+
+    def do_POST(self) -> None:
+        self.note()
+        if self.path.startswith("/api/blobs/"):
+            return self.blob(self.path.removeprefix("/api/blobs/"))
+        body = self.body()
+        match self.path:
+            case "/api/create":
+                return self.create(body)
+            case "/api/pull":
+                return self.pull(tagged(body["model"]))
+        name = tagged(body["model"])
+        if name not in self.state.models:
+            return self.answer(404, {"error": f"model '{body['model']}' not found"})
+        if self.path == "/v1/chat/completions":
+            return self.chat(body)
+        if self.path == "/api/chat":
+            said = {"role": "assistant", "content": body["messages"][-1]["content"]}
+            return self.lines([{"model": body["model"], "message": said, "done": True}])
+        if self.path == "/api/show":
+            return self.answer(200, self.state.models[name]["request"])
+        return self.answer(404, {"error": "not found"})
+
+    def blob(self, digest: str) -> None:
+        size = int(self.headers["Content-Length"])
+        if self.state.cut_uploads:
+            self.state.cut_uploads -= 1
+            self.rfile.read(min(size, 1000))
+            self.close_connection = True
+            self.connection.close()
+            return None
+        data = self.rfile.read(size)
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+            return self.answer(400, {"error": "digest mismatch"})
+        self.state.blobs[digest] = data
+        return self.answer(201, {})
+
+    def create(self, body: dict[str, Any]) -> None:
+        files = body.get("files") or {}
+        missing = [digest for digest in files.values() if digest not in self.state.blobs]
+        base = body.get("from")
+        if missing or (base and tagged(base) not in self.state.models) or not (files or base):
+            return self.answer(
+                400, {"error": "neither 'from' or 'files' was specified" if not missing else "no blob"}
+            )
+        for name, digest in files.items():
+            data = self.state.blobs[digest]
+            if name.endswith(".gguf") and not any(one in data[:4096] for one in KNOWN):
+                return self.lines([{"status": "parsing GGUF"}, {"error": "unknown model architecture"}])
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        model = {
+            "request": body,
+            "listed": {"digest": digest, "size": 1, "modified_at": "2026-01-01T00:00:00Z"},
+        }
+        self.state.models[tagged(body["model"])] = model
+        return self.lines([{"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"}])
+
+    def pull(self, name: str) -> None:
+        if name not in LIBRARY:
+            return self.lines(
+                [{"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"}]
+            )
+        listed = {"digest": LIBRARY[name], "size": 1, "modified_at": "2026-01-01T00:00:00Z"}
+        self.state.models[name] = {"request": {}, "listed": listed}
+        parts = [{"status": "pulling", "total": 10, "completed": done} for done in (0, 5, 10)]
+        return self.lines([*parts, {"status": "success"}])
+
+    def chat(self, body: dict[str, Any]) -> None:
+        text = body["messages"][-1]["content"]
+        usage = {"prompt_tokens": 1, "completion_tokens": max(1, len(text.split())), "total_tokens": 2}
+        head = {"id": "chatcmpl-1", "created": 0, "model": body["model"]}
+        if not body.get("stream"):
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            return self.answer(
+                200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+            )
+        chunks = [{**head, "choices": [{"index": 0, "delta": {"content": word}}]} for word in text.split()]
+        data = "".join(f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n" for chunk in chunks)
+        return self.send(200, "text/event-stream", (data + "data: [DONE]\n\n").encode())
+
+    def body(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        return value
+
+    def lines(self, values: Iterable[dict[str, Any]]) -> None:
+        self.send(200, "application/x-ndjson", "".join(json.dumps(one) + "\n" for one in values).encode())
+
+    def answer(self, status: int, value: Any) -> None:
+        self.send(status, "application/json", json.dumps(value, separators=(",", ":")).encode())
+
+    def send(self, status: int, kind: str, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def start(port: int = 0, **state: Any) -> tuple[ThreadingHTTPServer, State]:
+    """A server in a thread of this process, and its state."""
+    kept = State(**state)
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Fake", (Handler,), {"state": kept}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    return server, kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", nargs="?", choices=["serve"])
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--version", default="0.14.0")
+    parser.add_argument("--cut-uploads", type=int, default=0)
+    args = parser.parse_args()
+    if args.command:
+        args.port = int(os.environ["OLLAMA_HOST"].rpartition(":")[2])
+    server, _ = start(args.port, version=args.version, cut_uploads=args.cut_uploads)
+    print(server.server_address[1], flush=True)
+    sys.stdin.read() if not args.command else threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Ollama's server is found or refused; the step's port answers for one model of it, and for nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ollama_gateway import Gateway, listen
+from ollama_server import Server, find, numbers
+from ollama_start import DriverError
+from tests.fakes.ollama_server import State, start
+
+JSON = {"Content-Type": "application/json"}
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def fake() -> Iterator[tuple[str, State]]:
+    """A stand-in for Ollama with one model, as another program would have made it."""
+    server, state = start()
+    state.models["real:1"] = {"request": {}, "listed": {"digest": "d", "size": 1}}
+    yield f"http://127.0.0.1:{server.server_address[1]}", state
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def gate(fake: tuple[str, State]) -> Iterator[tuple[str, Gateway]]:
+    url, state = fake
+
+    def again() -> None:
+        state.models["real:1"] = {"request": {}, "listed": {"digest": "d", "size": 1}}
+
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    gateway = Gateway(Server(url, "0.14.0"), ("chat", "qwen"), "real:1", again, keep_alive="10m")
+    server = listen(bound, gateway)
+    yield f"http://127.0.0.1:{bound.getsockname()[1]}", gateway
+    server.shutdown()
+    server.server_close()
+
+
+def ask(url: str, body: Any, head: dict[str, str] = JSON) -> tuple[int, str]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), head)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def said(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": "chat", "messages": [{"role": "user", "content": text}], **more}
+
+
+def test_the_model_answers_to_the_steps_name_and_its_aliases(gate: tuple[str, Gateway]) -> None:
+    url, _ = gate
+    for name in ("chat", "qwen"):
+        status, text = ask(url + CHAT, said("hello", model=name))
+        assert (status, json.loads(text)["model"]) == (200, name)
+    status, text = ask(f"{url}/api/chat", said("hello"))
+    assert json.loads(text)["message"]["content"] == "hello"
+
+
+def test_a_stream_is_passed_on_line_by_line_under_the_asked_name(gate: tuple[str, Gateway]) -> None:
+    status, text = ask(gate[0] + CHAT, said("one two", stream=True))
+    lines = [line for line in text.splitlines() if line]
+    assert status == 200
+    assert [json.loads(line[6:])["model"] for line in lines[:-1]] == ["chat", "chat"]
+    assert lines[-1] == "data: [DONE]"
+
+
+def test_a_model_that_somebody_removed_is_created_again(
+    gate: tuple[str, Gateway], fake: tuple[str, State]
+) -> None:
+    fake[1].models.clear()
+    assert ask(gate[0] + CHAT, said("hello"))[0] == 200
+    assert "real:1" in fake[1].models
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "head", "status"),
+    [
+        (CHAT, said("x", model="real:1"), JSON, 404),
+        (CHAT, said("x", model=None), JSON, 404),
+        (CHAT, ["chat"], JSON, 404),
+        ("/api/delete", {"model": "chat"}, JSON, 404),
+        ("/api/pull", {"model": "chat"}, JSON, 404),
+        ("/api/create", {"model": "chat"}, JSON, 404),
+        (CHAT, said("x"), {"Content-Type": "text/plain"}, 415),
+    ],
+)
+def test_nothing_but_the_model_can_be_reached(
+    gate: tuple[str, Gateway],
+    fake: tuple[str, State],
+    path: str,
+    body: Any,
+    head: dict[str, str],
+    status: int,
+) -> None:
+    assert ask(gate[0] + path, body, head)[0] == status
+    assert not any(request.startswith("POST") for request in fake[1].requests)
+
+
+def test_a_key_is_asked_of_everything_but_health(gate: tuple[str, Gateway]) -> None:
+    url, gateway = gate
+    gateway.key = "sesame"
+    assert ask(url + CHAT, said("x"))[0] == 401
+    assert ask(url + CHAT, said("x"), {**JSON, "Authorization": "Bearer wrong"})[0] == 401
+    assert ask(url + CHAT, said("x"), {**JSON, "Authorization": "Bearer sesame"})[0] == 200
+    with urllib.request.urlopen(f"{url}/health", timeout=20) as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{url}/v1/models", timeout=20)
+
+
+def test_a_running_server_is_taken(fake: tuple[str, State]) -> None:
+    assert find(fake[0], None, "5m") == Server(fake[0], "0.14.0")
+
+
+def test_a_server_that_is_too_old_is_refused_with_both_versions(fake: tuple[str, State]) -> None:
+    fake[1].version = "0.3.9"
+    with pytest.raises(DriverError, match=r"0\.3\.9 .* too old: 0\.5\.5"):
+        find(fake[0], None, "5m")
+
+
+def test_without_any_ollama_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollama_server._PLACES", ())
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(DriverError) as error:
+        find(None, True, "5m")
+    assert "there is no Ollama here" in str(error.value)
+    assert "ollama.com" in error.value.hint
+
+
+def test_an_installed_program_is_run_on_a_port_of_its_own_and_prunes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Path(__file__).parents[2] / "fakes" / "ollama_server.py"
+    program = tmp_path / "ollama"
+    import sys
+
+    program.write_text(f'#!/bin/sh\nenv > {tmp_path}/env\nexec {sys.executable} {fake} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    server = find(None, True, "7m")
+    assert server.child is not None
+    server.child.terminate()
+    server.child.wait()
+    told = (tmp_path / "env").read_text().splitlines()
+    assert "OLLAMA_NOPRUNE=1" in told
+    assert "OLLAMA_KEEP_ALIVE=7m" in told
+    assert f"OLLAMA_HOST=127.0.0.1:{server.url.rpartition(':')[2]}" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.14.0", (0, 14, 0)), ("v0.5.5-rc1", (0, 5, 5)), ("1", (1, 0, 0)), ("odd", (0, 0, 0))],
+)
+def test_versions_are_read(text: str, value: tuple[int, ...]) -> None:
+    assert numbers(text) == value
