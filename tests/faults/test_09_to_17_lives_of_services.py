@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -192,7 +193,7 @@ def _a_small_group() -> Iterator[Path]:
         except FileNotFoundError:
             continue
         finally:
-            wait_for(lambda group=group: _removed(group), "the group is empty")
+            wait_for(partial(_removed, group), "the group is empty")
     pytest.skip("needs a memory cgroup that this user may write")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.faults.house import House, a_free_port, a_stranger, end, serve
@@ -167,7 +168,7 @@ def test_where_the_memory_is_not_there_for_both_the_old_one_ends_first_and_an_ev
     assert len(told) == 1 and told[0].startswith("no room for both: waiting for")
 
 
-def _detail(house: House, name: str, steps: dict[str, object]) -> str:
+def _detail(house: House, name: str, steps: dict[str, Any]) -> str:
     try:
         actions = house.plan(name, steps)["actions"]
     except OutOfResource as error:

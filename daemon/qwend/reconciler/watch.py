@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROGRESS_S = 0.5
+_QUIET_S = 5.0
+"""A service that is ready has no progress to tell: a hundred of them cost nothing."""
 _STARTING_S = 0.2
 
 
@@ -22,8 +24,10 @@ async def watch(box: Mailbox) -> None:
     probing = asyncio.create_task(_probe(box)) if box.row.kind == "service" else None
     try:
         while True:
-            _tell_progress(box)
-            await box.world.clock.sleep(_PROGRESS_S)
+            under_way = box.row.state in {"starting", "running"}
+            if under_way:
+                _tell_progress(box)
+            await box.world.clock.sleep(_PROGRESS_S if under_way else _QUIET_S)
     finally:
         if probing is not None:
             probing.cancel()

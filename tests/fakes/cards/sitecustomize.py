@@ -16,7 +16,7 @@ if file := os.environ.get("QWEND_TEST_CARDS"):
     from qwend.model.host import Gpu
 
     def cards(self: Any) -> tuple[Gpu, ...]:
-        told = json.loads(Path(file).read_text())
+        told = json.loads(Path(str(file)).read_text())
         return tuple(
             Gpu(index, one["uuid"], "NVIDIA Make-believe", one["memory"], one["free"], (9, 0))
             for index, one in enumerate(told)
