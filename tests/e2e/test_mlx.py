@@ -23,7 +23,8 @@ pytestmark = [
 ]
 
 MORE = """
-datasets: {asked: {from: "smoke:data?kind=prompts&rows=2"}}
+datasets:
+  asked: {from: "smoke:data?kind=prompts&rows=2", smoke: "smoke:data?kind=prompts&rows=2"}
 steps:
   mixed: {uses: mlx/convert, from: base, with: {quant_predicate: mixed_3_6}}
   back: {uses: mlx/convert, from: small, with: {dequantize: true}}

@@ -1,0 +1,115 @@
+"""Ollama end to end, except Ollama: a stand-in of its server answers, since no package index has the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.conftest import ROOT, Qwend
+from tests.fakes.ollama_server import LIBRARY, State, start
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.native,
+    pytest.mark.engine("ollama", images=["ollama", "smoke"]),
+]
+OWN = str(ROOT / "recipes" / "own-gguf-ollama.yaml")
+
+
+@pytest.fixture
+def ollama() -> Iterator[tuple[str, State]]:
+    server, state = start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", state
+    server.shutdown()
+    server.server_close()
+
+
+def ask(url: str) -> dict[str, Any]:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hello there"}]}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def uploads(state: State) -> int:
+    return sum(one.startswith("POST /api/blobs/") for one in state.requests)
+
+
+def test_a_gguf_gets_its_modelfile_and_is_created_once_and_served(
+    qwend: Qwend, ollama: tuple[str, State]
+) -> None:
+    url, state = ollama
+    state.cut_uploads = 1
+    there = ("--set", f"steps.chat.with.url={url}")
+    qwend("up", "-d", "--smoke", OWN, *there)
+    answer = ask(qwend.row("chat")["url"])
+    assert (answer["model"], answer["choices"][0]["message"]["content"]) == ("chat", "hello there")
+
+    made = Path(qwend.json("inspect", "modelfile")["artifact"]["location"])
+    assert (made / "Modelfile").read_text().startswith("FROM ./smoke-qwen2-f16.gguf\nTEMPLATE ")
+    digest = hashlib.sha256((made / "smoke-qwen2-f16.gguf").read_bytes()).hexdigest()
+    ((name, model),) = state.models.items()
+    assert name.startswith("qwend/own_gguf_ollama-chat:")
+    assert model["request"]["files"] == {"smoke-qwen2-f16.gguf": f"sha256:{digest}"}
+    assert model["request"]["system"] == "You are a helpful assistant."
+    assert model["request"]["parameters"]["num_ctx"] == 8192
+    assert uploads(state) == 2  # the first was cut off
+
+    # Somebody removes it: it is created again, and nothing is sent twice.
+    state.models.clear()
+    assert ask(qwend.row("chat")["url"])["model"] == "chat"
+    assert (list(state.models), uploads(state)) == ([name], 2)
+
+    # Started again, all is there.
+    created = state.requests.count("POST /api/create")
+    qwend("restart", "own_gguf_ollama/chat")
+    qwend("up", "-d", "--smoke", OWN, *there)
+    assert ask(qwend.row("chat")["url"])["model"] == "chat"
+    assert state.requests.count("POST /api/create") == created
+
+
+def test_a_modelfile_of_the_user_and_a_model_of_the_library_are_served(
+    qwend: Qwend, ollama: tuple[str, State]
+) -> None:
+    url, state = ollama
+    (name,) = LIBRARY
+    (qwend.folder / "Modelfile").write_text(f"FROM {name}\nSYSTEM You are Huan Huan.\nPARAMETER top_k 7\n")
+    recipe = qwend.folder / "mine.yaml"
+    recipe.write_text(
+        "name: mine\nmodels: {base: file:Modelfile}\nsteps:\n"
+        f'  chat: {{uses: ollama/serve, from: base, runtime: native, restart: no, with: {{url: "{url}"}}}}\n'
+    )
+    qwend("up", "-d", str(recipe))
+    assert ask(qwend.row("chat")["url"])["model"] == "chat"
+    assert name in state.models
+    request = next(model["request"] for key, model in state.models.items() if key != name)
+    assert (request["from"], request["system"]) == (name, "You are Huan Huan.")
+    assert request["parameters"] == {"top_k": 7}
+    qwend("down", "-p", "mine")
+
+    # What is wrong in it is told with its line.
+    (qwend.folder / "Modelfile").write_text(f"FROM {name}\n\nPARAMETER heat 7\n")
+    ended = qwend.try_("up", "-d", str(recipe))
+    assert ended.returncode == 1
+    assert "Modelfile:3: there is no parameter 'heat'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_an_ollama_the_error_says_how_to_get_one(qwend: Qwend) -> None:
+    recipe = qwend.folder / "none.yaml"
+    recipe.write_text(
+        'name: none\nmodels: {base: "smoke:qwen2"}\nsteps:\n'
+        "  chat: {uses: ollama/serve, from: base, runtime: native, restart: no, with: {managed: true}}\n"
+    )
+    ended = qwend.try_("up", "-d", str(recipe), PATH="/usr/bin:/bin")
+    assert ended.returncode == 1
+    assert "there is no Ollama here" in ended.stderr
+    assert "ollama.com" in ended.stderr

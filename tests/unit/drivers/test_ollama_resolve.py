@@ -1,0 +1,56 @@
+"""`ollama:` is pinned to the digest of the manifest that the user's own Ollama holds, without asking anybody."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from ollama_resolve import held, main, pin_of, place_of
+from ollama_start import DriverError
+
+MANIFEST = json.dumps(
+    {"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:1", "size": 397}]}
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("reference", "place"),
+    [
+        ("ollama:qwen3", ("registry.ollama.ai", "library", "qwen3", "latest")),
+        ("ollama:qwen2.5:0.5b", ("registry.ollama.ai", "library", "qwen2.5", "0.5b")),
+        ("ollama:me/mine", ("registry.ollama.ai", "me", "mine", "latest")),
+        ("ollama:example.org/me/mine:q4", ("example.org", "me", "mine", "q4")),
+    ],
+)
+def test_a_name_has_ollamas_defaults(reference: str, place: tuple[str, str, str, str]) -> None:
+    assert place_of(reference) == place
+
+
+def test_what_the_users_ollama_holds_is_pinned_by_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifests/registry.ollama.ai/library/qwen2.5/0.5b"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(MANIFEST)
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    main(["ollama:qwen2.5:0.5b"])
+    digest = hashlib.sha256(MANIFEST).hexdigest()
+    assert json.loads(capsys.readouterr().out) == {
+        "ref": "ollama:qwen2.5:0.5b",
+        "identity": f"ollama:{digest}",
+        "type": "model/ollama",
+        "facts": {"bytes": 397},
+        "revision": f"sha256:{digest}",
+    }
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert held(place_of("ollama:qwen3"), [tmp_path]) is None
+
+
+@pytest.mark.parametrize("broken", [b"", b"{}", b'{"layers": [1]}', b"\xff"])
+def test_a_broken_manifest_is_told(broken: bytes) -> None:
+    with pytest.raises(DriverError, match="cannot be read"):
+        pin_of("ollama:qwen3", broken)
