@@ -29,7 +29,7 @@ class _Kind(msgspec.Struct, frozen=True):
 KINDS: dict[str, _Kind] = {
     "W4A16": _Kind(4, 128, "gptq", (7, 5)),
     "W4A16_ASYM": _Kind(4, 128, "gptq", (7, 5)),
-    "W8A16": _Kind(8, None, "gptq", (7, 5)),
+    "W8A16": _Kind(8, 128, "gptq", (7, 5)),
     "W8A8": _Kind(8, None, "gptq", (7, 5)),
     "FP8": _Kind(8, 0, "rtn", (8, 9)),
     "FP8_DYNAMIC": _Kind(8, None, "rtn", (8, 9)),
@@ -54,7 +54,7 @@ class QuantizeParams(Params):
         "auto", description="how weights are rounded; auto: gptq for integers, to the nearest (rtn) for FP8"
     )
     group_size: int | None = Field(
-        None, description="weights that share a scale, for W4A16; left out: 128", ge=16, le=1024
+        None, description="weights that share a scale, for W4A16 and W8A16; left out: 128", ge=16, le=1024
     )
     ignore: tuple[str, ...] = Field(
         (), description="matrices that stay as they are, by name or re:pattern; lm_head always does"
