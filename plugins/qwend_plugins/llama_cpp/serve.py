@@ -136,6 +136,13 @@ class Serve:
     def check(self, step: StepView, host: Machine) -> Iterable[Finding]:
         params, facts = _params(step), step.inputs[0].facts
         yield from _context_findings(step)
+        if facts.extra.get("scaled") and (facts.dtype or "").upper() in ("F16", "BF16", "F32"):
+            yield Finding(
+                f"{step.inputs[0].name} is scaled for quantising and not quantised: in 16 bits that gains nothing",
+                "from",
+                "put llama-cpp/quantize between, or serve the unscaled model",
+                level="warning",
+            )
         if params.n_gpu_layers and step.flavour == "cpu":
             yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
         if params.cache_type_v not in (None, "f32", "f16", "bf16") and params.flash_attn == "off":

@@ -303,3 +303,12 @@ def test_the_drivers_own_parser_takes_every_word() -> None:
     assert (args.ctx_size, args.parallel, args.threads, args.cache_type_v) == (4096, 2, 2, "q4_1")
     assert (args.jinja, args.slots, args.warmup, args.metrics) == (False, True, False, True)
     assert str(args.api_key_file) == "<api_key>"
+
+
+def test_a_scaled_model_in_16_bits_is_warned_of_and_a_quantised_one_is_not() -> None:
+    scaled = msgspec.structs.replace(QWEN_7B, dtype="F16", extra={"scaled": "awq"})
+    assert warnings(ENGINE, step(ENGINE, model(facts=scaled))) == [
+        "from: base is scaled for quantising and not quantised: in 16 bits that gains nothing"
+    ]
+    quantised = msgspec.structs.replace(Q4, extra={"scaled": "awq"})
+    assert warnings(ENGINE, step(ENGINE, model(facts=quantised))) == []
