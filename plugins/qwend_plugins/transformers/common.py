@@ -92,9 +92,14 @@ class LoadParams(Params):
     )
 
 
+def shared(*names: str) -> tuple[LaunchFile, ...]:
+    """Drivers of this plugin, and those that it shares with others."""
+    return tuple(driver((DRIVERS if name.startswith("tf_") else SHARED) / name) for name in names)
+
+
 def files(params: LoadParams, *names: str) -> tuple[LaunchFile, ...]:
     """The drivers, and the chat template where the recipe brings one."""
-    made = tuple(driver((DRIVERS if name.startswith("tf_") else SHARED) / name) for name in names)
+    made = shared(*names)
     return made if params.chat_template is None else (*made, LaunchFile(TEMPLATE, params.chat_template))
 
 
