@@ -132,15 +132,10 @@ def test_the_terminal_gets_streaming_settings_and_no_probe() -> None:
 
 def test_the_tiny_model_learns_a_text_and_a_real_one_is_refused() -> None:
     tiny = msgspec.structs.replace(BASE, facts=msgspec.structs.replace(QWEN_05B, parameters=40_000_000))
-    view = step(
-        Smoke(),
-        {"text": "wiki", "max_steps": 5},
-        inputs=(tiny,),
-        given={"text": (Given("wiki", "dataset/text"),)},
-    )
-    assert command(Smoke(), view) == (
-        "bin/python <tf_smoke.py> --model <base> --device cpu --threads <threads> --out <out> --text <wiki> --max-steps 5"
-    )
+    text = (Given("wiki", "dataset/text"),)
+    view = step(Smoke(), {"text": "wiki", "max_steps": 5}, inputs=(tiny,), given={"text": text})
+    words = "--device cpu --threads <threads> --out <out> --text <wiki> --max-steps 5"
+    assert command(Smoke(), view) == f"bin/python <tf_smoke.py> --model <base> {words}"
     assert errors(Smoke(), view) == []
     large = msgspec.structs.replace(BASE, facts=QWEN_7B)
     assert errors(Smoke(), step(Smoke(), {}, inputs=(large,))) == [
