@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -135,6 +136,20 @@ def spelled_key(given: Sequence[str]) -> str | None:
                 else f"${variable}"
             )
     return None
+
+
+def described_host(path: str) -> Json:
+    """The machine in a file: what `qwend doctor --json` printed there, or its `host` alone."""
+    try:
+        told = json.loads(read_text(path))
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is no JSON: {error}", code="bad-host", hint="qwend doctor --json > FILE"
+        ) from None
+    host = told.get("host", told) if isinstance(told, dict) else None
+    if not isinstance(host, dict) or "system" not in host:
+        raise UsageError(f"{path} describes no machine", code="bad-host", hint="qwend doctor --json > FILE")
+    return host
 
 
 def hub_tokens() -> dict[str, str]:

@@ -94,7 +94,12 @@ class Planning:
     async def plan(self, request: RecipeRequest, tell: Tell) -> Planned:
         """What an `up` would do. Raises UsageError for what is wrong with the recipe, all of it at once."""
         world = self._reconciler.world
-        host, answering = self._runtimes(await world.machine.observe())
+        if request.host is not None:
+            # Another machine: what lies and runs here is taken as it is, but not what this one could give.
+            host = request.host
+            answering: tuple[str, ...] = ("native", "docker") if host.docker else ("native",)
+        else:
+            host, answering = self._runtimes(await world.machine.observe())
         load = LoadRequest(_plain(request), host, answering, self._runtime)
         loaded = await self._worker.load(load)
         for warning in loaded.warnings:

@@ -60,6 +60,10 @@ class Running:
 
     async def up(self, request: RecipeRequest) -> AsyncIterator[Json]:
         """Plans, starts, and tells how it goes until jobs are done and services ready."""
+        if request.host is not None:
+            raise UsageError(
+                "a recipe runs on this machine; for another it can only be planned", code="other-host"
+            )
         planned: Planned | None = None
         async for item in self._planned(request):
             if isinstance(item, dict):

@@ -8,7 +8,7 @@ import click
 
 from qwend.cli import plans
 from qwend.cli.output import json_option, print_json
-from qwend.cli.request import recipe_options, recipe_request
+from qwend.cli.request import described_host, recipe_options, recipe_request
 from qwend.cli.session import open_daemon
 
 
@@ -21,14 +21,20 @@ from qwend.cli.session import open_daemon
 @recipe_options
 @click.option("--force", multiple=True, metavar="STEP", help="Plan this step as if nothing were there.")
 @click.option("--locked", is_flag=True, help="Fail where the recipe's lock would change.")
+@click.option(
+    "--host", metavar="FILE", help="Plan for the machine that `qwend doctor --json` described there."
+)
 @click.option("--shell", is_flag=True, help="Print the commands that would run, as a script.")
 @json_option
-def command(targets: tuple[str, ...], shell: bool, as_json: bool, **options: Any) -> None:
+def command(targets: tuple[str, ...], host: str | None, shell: bool, as_json: bool, **options: Any) -> None:
     """Show what `up` would do, and why: every step with its action, its reason and what it takes.
 
     Nothing is fetched, built or started.
     """
-    answer = plans.planned(open_daemon(), recipe_request(targets, **options))
+    request = recipe_request(targets, **options)
+    if host is not None:
+        request["host"] = described_host(host)
+    answer = plans.planned(open_daemon(), request)
     if as_json:
         print_json({key: answer[key] for key in ("plan", "compiled")})
     else:
