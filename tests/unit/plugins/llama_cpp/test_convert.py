@@ -199,7 +199,9 @@ def test_the_driver_tells_a_failure_in_one_line(tmp_path: Path, body: str, messa
 
 def test_the_driver_passes_on_how_the_converter_ends(tmp_path: Path) -> None:
     assert run_driver(tmp_path, "import sys\nsys.exit(1)")[0].returncode == 1
-    assert run_driver(tmp_path, "import sys\nsys.exit()")[0].returncode == 0
+    gone, rows = run_driver(tmp_path, "import sys\nsys.exit()")
+    assert gone.returncode == 1
+    assert "no tensor was written" in rows[-1]["error"]["message"]
 
 
 def test_the_driver_refuses_to_be_called_wrongly() -> None:

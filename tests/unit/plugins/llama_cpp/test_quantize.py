@@ -20,6 +20,7 @@ from qwend_plugins.llama_cpp.quantisations import (
 from qwend_plugins.llama_cpp.quantize import Quantize, QuantizeParams
 
 ENGINE = Quantize()
+DRIVEN = "bin/python <make_gguf.py> <out> -- bin/llama-quantize"
 
 MEASURED = """\
 Q1_0      1.25 1.51 1.67 2.55 3.16 6.35
@@ -138,7 +139,7 @@ def test_a_mixture_of_experts_packs_its_experts_as_mxfp4() -> None:
 def test_parameters_become_the_tools_own_flags(with_: dict[str, Any], words: str) -> None:
     said = command(ENGINE, step(ENGINE, with_=with_))
     type_ = with_["type"]
-    assert said == f"bin/llama-quantize {words}<base>/*.gguf <out>/model-{type_}.gguf {type_} <threads>"
+    assert said == f"{DRIVEN} {words}<base>/*.gguf <out>/model-{type_}.gguf {type_} <threads>"
 
 
 def test_an_importance_matrix_further_arguments_and_threads_find_their_places() -> None:
@@ -149,7 +150,7 @@ def test_an_importance_matrix_further_arguments_and_threads_find_their_places() 
         extra_args=("--prune-layers", "1,2"),
     )
     assert command(ENGINE, view) == (
-        "bin/llama-quantize --include-weights attn_v --imatrix <weights>/*.gguf --prune-layers 1,2 "
+        f"{DRIVEN} --include-weights attn_v --imatrix <weights>/*.gguf --prune-layers 1,2 "
         "<base>/*.gguf <out>/model-IQ2_XS.gguf IQ2_XS 3"
     )
     assert errors(ENGINE, view) == []

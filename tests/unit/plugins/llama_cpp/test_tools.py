@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from tests.unit.plugins.llama_cpp.kit import QWEN_05B, QWEN_7B, command, errors, launch, model, step, warnings
+
+from qwend.plugin import Facts, Given, StepView
+from qwend_plugins.llama_cpp.bench import Bench
+from qwend_plugins.llama_cpp.convert_lora import ConvertLora
+from qwend_plugins.llama_cpp.imatrix import Imatrix
+from qwend_plugins.llama_cpp.perplexity import KlDivergence, Perplexity
+from qwend_plugins.llama_cpp.quantize import Quantize
+from qwend_plugins.llama_cpp.split import Merge, Split
+
+TEXT = Given(name="wiki", type="dataset/text", facts=Facts(bytes=1 << 20))
+
+
+def reading(
+    engine: Imatrix | Perplexity | KlDivergence, *models: Given, text: Given = TEXT, **with_: object
+) -> StepView:
+    view = step(engine, inputs={"text": text}, with_={"text": text.name, **with_})
+    return msgspec.structs.replace(view, inputs=models or view.inputs)
+
+
+def test_an_importance_matrix_is_learnt_from_a_text() -> None:
+    said = command(Imatrix(), reading(Imatrix(), model(facts=QWEN_05B), chunks=100, process_output=True))
+    assert "bin/llama-imatrix --text <wiki>" in said
+    assert "--model base=<base>/*.gguf --" in said
+    assert "--ctx-size 512 --chunks 100" in said and "--process-output" in said
+
+
+def test_a_matrix_from_few_windows_or_a_quantised_model_is_doubted() -> None:
+    small = msgspec.structs.replace(QWEN_7B, bits=4.8)
+    assert len(warnings(Imatrix(), reading(Imatrix(), model(facts=small), chunks=3))) == 2
+    assert warnings(Imatrix(), reading(Imatrix(), chunks=100)) == []
+
+
+def test_a_text_of_fewer_bytes_than_two_windows_have_tokens_is_refused_in_the_plan() -> None:
+    short = Given(name="short", type="dataset/text", facts=Facts(bytes=1000))
+    assert errors(Perplexity(), reading(Perplexity(), text=short))[0].startswith(
+        "with.text: short has 1000 bytes"
+    )
+    assert errors(Perplexity(), reading(Perplexity(), text=short, context=256)) == []
+
+
+def test_windows_beyond_the_trained_length_are_refused() -> None:
+    assert errors(Perplexity(), reading(Perplexity(), context=65536))[0].startswith(
+        "with.context: windows of 65536"
+    )
+
+
+def test_a_divergence_needs_two_models_of_one_vocabulary() -> None:
+    engine = KlDivergence()
+    assert errors(engine, reading(engine))[0].startswith("from: there is one model")
+    pair = (model("f16", QWEN_05B), model("other", QWEN_7B))
+    assert "cannot be compared" in errors(engine, reading(engine, *pair))[0]
+    assert errors(engine, reading(engine, model("f16"), model("q4"))) == []
+
+
+def test_the_logits_of_the_reference_are_counted_as_disk() -> None:
+    engine = KlDivergence()
+    view = reading(engine, model("f16"), model("q4"), chunks=10)
+    assert launch(engine, view).resources.disk == 10 * 256 * 152_064 * 2
+
+
+@pytest.mark.parametrize(
+    ("with_", "error"),
+    [
+        ({"n_prompt": [0], "n_gen": [0]}, "with.n_prompt: there is nothing to measure"),
+        ({"n_gen": [-1]}, "with.n_gen: a value is less than 0"),
+        ({"threads": [0]}, "with.threads: a value is less than 1"),
+    ],
+)
+def test_a_bench_of_nothing_is_refused(with_: dict[str, object], error: str) -> None:
+    assert errors(Bench(), step(Bench(), with_=with_))[0].startswith(error)
+
+
+def test_a_bench_names_lists_as_the_tool_wants_them() -> None:
+    said = command(Bench(), step(Bench(), with_={"n_prompt": [1, 512], "cache_type_k": ["f16", "q8_0"]}))
+    assert "--n-prompt 1,512 --n-gen 128 --n-depth 0 --cache-type-k f16,q8_0 --repetitions 5" in said
+    assert said.endswith("--n-gpu-layers 0 --threads <threads>")
+
+
+def test_a_split_has_one_limit() -> None:
+    both = {"split_max_size": "4G", "split_max_tensors": 10}
+    assert errors(Split(), step(Split(), with_=both))[0].startswith("with.split_max_tensors")
+    said = command(Split(), step(Split(), with_={"split_max_size": "500M"}))
+    assert said.endswith("bin/llama-gguf-split --split --split-max-size 500M <base>/*.gguf <out>/model")
+    assert command(Merge(), step(Merge())).endswith("--merge <base>/*.gguf <out>/model.gguf")
+
+
+def test_an_adapter_brings_the_model_that_it_was_trained_on() -> None:
+    base = model("qwen", QWEN_05B, "model/safetensors")
+    trained = Given(name="adapter", type="adapter/lora", lineage=(base,))
+    assert errors(ConvertLora(), step(ConvertLora(), trained)) == []
+    assert "--base <qwen> --outfile <out>/adapter.gguf" in command(
+        ConvertLora(), step(ConvertLora(), trained)
+    )
+
+
+def test_an_adapter_of_an_unknown_model_asks_for_it() -> None:
+    alone = Given(name="adapter", type="adapter/lora", facts=Facts(base="Qwen/Qwen2.5-7B"))
+    assert "it names Qwen/Qwen2.5-7B" in errors(ConvertLora(), step(ConvertLora(), alone))[0]
+
+
+def test_layers_that_are_pruned_have_to_be_there() -> None:
+    view = step(Quantize(), with_={"type": "Q8_0", "prune_layers": [3, 28]})
+    assert errors(Quantize(), view) == ["with.prune_layers: there is no layer 28: the model has 0 to 27"]
+    view = step(Quantize(), with_={"type": "Q8_0", "prune_layers": [3, 5]})
+    assert "--prune-layers 3,5" in command(Quantize(), view)
+
+
+def test_extra_words_go_to_the_tool_and_not_to_the_driver() -> None:
+    view = msgspec.structs.replace(reading(Perplexity()), extra_args=("--ppl-output-type", "1"))
+    own, _, rest = command(Perplexity(), view).partition(" -- ")
+    assert "--ppl-output-type 1" in rest and "--ppl-output-type" not in own
