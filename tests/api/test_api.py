@@ -152,3 +152,13 @@ def test_stopping_what_is_not_there_is_an_error_that_names_it(client: Client) ->
     with pytest.raises(UsageError, match="there is no recipe nothing"):
         list(client.stream("POST", "/v1/recipes/nothing/down"))
     assert list(client.stream("POST", "/v1/down"))[-1]["end"]["stopped"] == []
+
+
+def test_another_machine_can_be_planned_for_and_not_run_on(client: Client) -> None:
+    card = {"index": 0, "uuid": "GPU-1", "name": "Tesla V100", "memory": 16 << 30, "capability": [7, 0]}
+    there = {"system": "linux", "machine": "x86_64", "cpus": 8, "gpus": [card], "driver": "470.82"}
+    text = "name: far\nmodels: {base: smoke:qwen2}\nsteps:\n  chat: {uses: vllm/serve, from: base}\n"
+    with pytest.raises(UsageError, match=r"needs driver \d+ or newer, and this is 470.82"):
+        list(client.stream("POST", "/v1/plan", request(text, host=there)))
+    with pytest.raises(UsageError, match="can only be planned"):
+        list(client.stream("POST", "/v1/runs", request(host=there)))

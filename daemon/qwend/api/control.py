@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from qwend.model.host import Host
+
 Json = dict[str, Any]
 
 
@@ -34,6 +36,8 @@ class RecipeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kept: bool = False
     secrets: dict[str, str] = {}
     upgrade: tuple[str, ...] | None = None
+    host: Host | None = None
+    """Plan for this machine instead of the one here (`qwend doctor --json` prints its `host`)."""
 
 
 class Control(Protocol):
