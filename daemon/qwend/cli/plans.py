@@ -88,8 +88,10 @@ def refuse(answer: Json) -> None:
 
 
 def shell(answer: Json) -> list[str]:
-    """The commands that the plan would run, as a script to read: inputs stand in it by name."""
+    """The commands that the plan would run, as a script to read: inputs stand in it by name. What is done
+    already is shown as a comment."""
     compiled = answer["compiled"]
+    acting = {action["step"] for action in answer["plan"]["actions"] if action["verb"] != "keep"}
     lines = [
         "#!/bin/sh",
         f"# What `qwend up` would run for {clean(compiled['recipe'])}. <name> is the artifact of that step.",
@@ -97,11 +99,11 @@ def shell(answer: Json) -> list[str]:
     ]
     for step in compiled["steps"]:
         if step["command"]:
-            lines += [
-                "",
-                f"# {clean(step['name'], lines=False)}: {step['engine']} ({step['runtime']}, {step['flavour']})",
-            ]
-            lines.append(shlex.join(step["command"]))
+            done = "" if step["name"] in acting else ", stays as it is"
+            place = f"{step['runtime']}, {step['flavour']}{done}"
+            lines += ["", f"# {clean(step['name'], lines=False)}: {step['engine']} ({place})"]
+            command = shlex.join(step["command"])
+            lines += [f"# {line}" for line in command.split("\n")] if done else [command]
     return lines
 
 

@@ -89,6 +89,8 @@ def find_step(client: Client, text: str, name: str | None = None, files: Sequenc
         return next(row for row in found if row["recipe"] == recipe)
     mine = [row["step"] for row in rows if name in (None, row["recipe"])]
     if not mine:
+        if name is not None:
+            find_recipe(client, name)
         raise UsageError(
             f'no step "{text}": no recipe has run here', code="no-such-step", hint="qwend up FILE.yaml"
         )

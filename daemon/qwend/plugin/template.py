@@ -91,7 +91,8 @@ _README = """\
 
 Brings one engine, `$name/words`: it counts the words of a text.
 
-    pip install -e .            # beside qwend
+    pip install -e .            # with the pip of qwend's environment; in a clone of qwend that is
+                                # .venv/bin/uv pip install --python .venv/bin/python -e FOLDER
     qwend plugins check $name   # holds it against the contract of the plugin door
     qwend up -f recipe.yaml     # runs it
 

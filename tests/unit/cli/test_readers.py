@@ -53,6 +53,14 @@ def test_ps_json_is_a_list_of_objects_with_the_promised_fields(qwend: Qwend, dae
     assert all(name in rows[0] for name in PS_FIELDS)
 
 
+def test_a_step_of_an_unknown_recipe_is_told_by_the_recipe(qwend: Qwend, daemon: FakeDaemon) -> None:
+    daemon.answers("GET", "/v1/steps", {"steps": [Q4, CHAT]})
+    daemon.answers("GET", "/v1/recipes", {"recipes": [{"name": "huanhuan"}]})
+    ended = qwend("logs", "-p", "huanhan", "chat")
+    assert ended.code == 2
+    assert ended.err.startswith('qwend: no recipe "huanhan" (did you mean huanhuan?')
+
+
 def test_ps_of_a_recipe_asks_only_for_it(qwend: Qwend, daemon: FakeDaemon) -> None:
     daemon.answers("GET", "/v1/recipes", {"recipes": [{"name": "a"}, {"name": "huanhuan"}]})
     daemon.answers("GET", "/v1/steps", {"steps": []})

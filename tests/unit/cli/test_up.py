@@ -234,6 +234,18 @@ def test_a_plan_that_cannot_start_here_starts_nothing(qwend: Qwend, daemon: Fake
     assert ended.err == "qwend: huanhuan cannot start here: chat needs 40 GiB of memory, 8 GiB are free\n"
 
 
+def test_plan_shell_comments_out_what_is_done(qwend: Qwend, daemon: FakeDaemon, recipe: str) -> None:
+    done = step("f16", "llama-cpp/convert", "job", command=["convert", "a\nb"])
+    left = step("q4", "llama-cpp/quantize", "job", command=["quantise", "<f16>"])
+    daemon.streams("POST", "/v1/plan", plan(("keep", "f16", "done"), ("run", "q4", ""), steps=[done, left]))
+    script = qwend("plan", "--shell").out
+    assert [line for line in script.splitlines() if line and not line.startswith("#")] == [
+        "set -eu",
+        "quantise '<f16>'",
+    ]
+    assert "# convert 'a\n# b'" in script
+
+
 def test_no_wait_returns_once_the_run_is_accepted(qwend: Qwend, daemon: FakeDaemon, recipe: str) -> None:
     gate = threading.Event()
     daemon.streams("POST", "/v1/runs", CHANGES, {"run": "01J"}, gate, end(CHAT))
