@@ -26,7 +26,15 @@ from qwend.plugin import (
 DRIVERS = Path(__file__).parent / "drivers"
 FLAVOURS = ("cpu", "apple")
 WANTED = "wanted.json"
-COMPOSING = ("compose.py", "modelfile.py", "go_chat.py", "go_template.py", "gguf_meta.py", "ollama_start.py")
+COMPOSING = (
+    "compose.py",
+    "modelfile.py",
+    "go_chat.py",
+    "go_template.py",
+    "go_functions.py",
+    "gguf_meta.py",
+    "ollama_start.py",
+)
 """Drivers that compose a Modelfile."""
 DEFAULT_CONTEXT = 8192
 

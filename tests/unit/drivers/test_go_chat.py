@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from go_chat import NotExpressible, as_ollama, conversations, data_of, go_template, jinja_of, tool
-from go_template import TemplateError, render
+from go_functions import TemplateError
+from go_template import render
 from qwen_vocabulary import chat_template
 
 QWEN2, QWEN3 = chat_template("qwen2"), chat_template("qwen3")

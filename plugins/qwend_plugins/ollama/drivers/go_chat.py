@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from go_template import TemplateError, render
+from go_functions import TemplateError
+from go_template import render
 
 Message = dict[str, Any]
 Jinja = Callable[..., str]

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from go_functions import FUNCTIONS, NOTHING, TemplateError, is_true, printed
 
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(
     r'\s*(?:("(?:[^"\\\n]|\\.)*"|`[^`]*`)|(-?\d+)|(\$?[A-Za-z_]\w*(?:\.\w+)*|\$(?:\.\w+)*|(?:\.\w+)+|\.)|(:=|=|\(|\)|\||,))'
 )
 _SPACES = " \t\r\n"
-
-
-class TemplateError(ValueError):
-    """The template cannot be read or rendered: the sentence says why."""
 
 
 def render(template: str, data: Mapping[str, Any]) -> str:
@@ -33,14 +31,6 @@ def render(template: str, data: Mapping[str, Any]) -> str:
     out: list[str] = []
     _run(nodes, Scope(data, {"$": data}), out)
     return "".join(out)
-
-
-def to_json(value: Any) -> str:
-    """JSON as Go's encoder writes it: compact, and with <, > and & escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
 
 
 @dataclass
@@ -138,17 +128,17 @@ def _run(nodes: list[Node], scope: Scope, out: list[str]) -> None:
             out.append(node.words)
         elif node.kind == "do":
             value = _pipeline(node.words, scope)
-            if value is not _NOTHING:
-                out.append(_printed(value))
+            if value is not NOTHING:
+                out.append(printed(value))
         elif node.kind == "range":
             _range(node, scope, out)
         else:
             inner = Scope(scope.dot, {}, scope)
             value = _pipeline(node.words, inner)
             value = inner.variables.get("=", value)
-            if node.kind == "with" and _true(value):
+            if node.kind == "with" and is_true(value):
                 inner.dot = value
-            _run(node.body if _true(value) else node.other, inner, out)
+            _run(node.body if is_true(value) else node.other, inner, out)
 
 
 def _range(node: Node, scope: Scope, out: list[str]) -> None:
@@ -163,9 +153,6 @@ def _range(node: Node, scope: Scope, out: list[str]) -> None:
         _run(node.body, Scope(value, given, scope), out)
 
 
-_NOTHING = object()
-
-
 def _pipeline(words: str, scope: Scope) -> Any:
     tokens = _tokens(words)
     if len(tokens) > 2 and tokens[0][1].startswith("$") and tokens[1][1] in (":=", "="):
@@ -175,7 +162,7 @@ def _pipeline(words: str, scope: Scope) -> Any:
         else:
             scope.assign(tokens[0][1], value)
         scope.variables["="] = value
-        return _NOTHING
+        return NOTHING
     return _expression(tokens, scope)
 
 
@@ -193,7 +180,7 @@ def _tokens(words: str) -> list[tuple[str, str]]:
 
 def _expression(tokens: list[tuple[str, str]], scope: Scope) -> Any:
     """A pipeline: commands joined by `|`, each of which gets the value before it as its last operand."""
-    pending, value = list(tokens), _NOTHING
+    pending, value = list(tokens), NOTHING
     while True:
         value = _command(pending, scope, value)
         if not pending:
@@ -206,22 +193,22 @@ def _command(pending: list[tuple[str, str]], scope: Scope, piped: Any) -> Any:
     if not pending:
         raise TemplateError("a value is missing")
     first = pending[0]
-    if first[0] == "name" and first[1] in _FUNCTIONS:
+    if first[0] == "name" and first[1] in FUNCTIONS:
         pending.pop(0)
         operands: list[Any] = []
         short = first[1] in ("and", "or")
         while pending and pending[0][1] not in ("|", ")"):
             value = _operand(pending, scope if not (short and _settled(first[1], operands)) else None)
             operands.append(value)
-        if piped is not _NOTHING:
+        if piped is not NOTHING:
             operands.append(piped)
-        return _FUNCTIONS[first[1]](*operands)
+        return FUNCTIONS[first[1]](*operands)
     return _operand(pending, scope)
 
 
 def _settled(name: str, operands: list[Any]) -> bool:
     """Whether and/or is decided already, so that what follows is read but not evaluated."""
-    return any(_true(value) != (name == "and") for value in operands)
+    return any(is_true(value) != (name == "and") for value in operands)
 
 
 def _operand(pending: list[tuple[str, str]], scope: Scope | None) -> Any:
@@ -263,50 +250,3 @@ def _fields(value: Any, names: list[str]) -> Any:
     for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-def _true(value: Any) -> bool:
-    return bool(value) if value is not _NOTHING else False
-
-
-def _printed(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    return to_json(value) if isinstance(value, bool | list | Mapping) else str(value)
-
-
-def _and(*values: Any) -> Any:
-    return next((value for value in values if not _true(value)), values[-1])
-
-
-def _or(*values: Any) -> Any:
-    return next((value for value in values if _true(value)), values[-1])
-
-
-def _index(value: Any, *places: Any) -> Any:
-    for place in places:
-        try:
-            value = value[place]
-        except (IndexError, KeyError, TypeError):
-            raise TemplateError(f"index {place!r} is out of range") from None
-    return value
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "and": _and,
-    "or": _or,
-    "not": lambda value: not _true(value),
-    "eq": lambda first, *others: any(first == other for other in others),
-    "ne": lambda first, other: first != other,
-    "lt": lambda first, other: first < other,
-    "le": lambda first, other: first <= other,
-    "gt": lambda first, other: first > other,
-    "ge": lambda first, other: first >= other,
-    "len": lambda value: len(value or ()),
-    "index": _index,
-    "slice": lambda value, begin=0, end=None: value[begin:end],
-    "json": to_json,
-    "print": lambda *values: "".join(_printed(value) for value in values),
-}
