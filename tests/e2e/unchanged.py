@@ -1,9 +1,9 @@
 """Which engines changed since their end-to-end tests last passed on this machine.
 
 A module whose tests carry `pytest.mark.engine("vllm", images=["vllm"])` is run when the plugin, one of its images or
-the module itself differs from what passed before; the digests of what passed lie in the cache folder. `--full` runs
-all of them. Without it, none is begun behind QWEND_CHECK_UNTIL (seconds since 1970): a machine that has everything
-to build leaves some for its next run, and says which.
+the module itself differs from what passed before (several plugins may be named); the digests of what passed lie in the
+cache folder. `--full` runs all of them. Without it, none is begun behind QWEND_CHECK_UNTIL (seconds since 1970): a
+machine that has everything to build leaves some for its next run, and says which.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ class Memory:
         (self._folder / digest).touch()
 
 
-def digest_of(plugin: str, images: Iterable[str], module: Path) -> str:
-    """sha256 (hex) over the plugin's folder, its images' folders and the test module."""
+def digest_of(plugins: str | Iterable[str], images: Iterable[str], module: Path) -> str:
+    """sha256 (hex) over the folders of plugins and images and the test module."""
     running = hashlib.sha256()
     folders = [
-        ROOT / "plugins/qwend_plugins" / plugin,
+        *(
+            ROOT / "plugins/qwend_plugins" / one
+            for one in ([plugins] if isinstance(plugins, str) else plugins)
+        ),
         *(ROOT / "images/qwend_images" / one for one in images),
     ]
     for folder in folders:
@@ -65,7 +68,7 @@ class Unchanged:
             mark = item.get_closest_marker("engine")
             if mark is None:
                 continue
-            digest = digest_of(mark.args[0], mark.kwargs.get("images", ()), item.path)
+            digest = digest_of(mark.args, mark.kwargs.get("images", ()), item.path)
             self._digests[item.nodeid] = digest
             if not self._full and self._memory.knows(digest):
                 reason = f"{mark.args[0]} is as it was when this passed (./check --full runs it)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
+import msgspec
 from pydantic import Field
 
 from qwend.plugin import Finding, Host, Image, Launch, Params, Product, StepView
@@ -93,10 +94,11 @@ class Quantize:
             yield Finding("gptqmodel no longer writes MARLIN", "with.version", "GEMM: it is served by Marlin")
 
     def product(self, step: StepView) -> Product:
-        params, facts = _params(step), step.inputs[0].facts
-        return Product(
-            BACKENDS[params.backend].types["awq"], packed(facts, params.w_bit, params.q_group_size)
-        )
+        params = _params(step)
+        facts = packed(step.inputs[0].facts, params.w_bit, params.q_group_size)
+        if params.backend == "autoawq" and params.torch_dtype != "auto":
+            facts = msgspec.structs.replace(facts, dtype=params.torch_dtype)
+        return Product(BACKENDS[params.backend].types["awq"], facts)
 
     def image(self, step: StepView, host: Host) -> Image:
         return image(_params(step).backend, step)
