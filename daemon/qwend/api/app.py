@@ -15,6 +15,7 @@ from starlette.routing import Route
 from qwend.api.control import Control, Json, RecipeRequest
 from qwend.api.openapi import document
 from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
+from qwend.model.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,13 @@ class ImagesBody(msgspec.Struct, forbid_unknown_fields=True):
     flavour: str | None = None
     runtime: str | None = None
     dry_run: bool = False
+
+
+class FitBody(msgspec.Struct, forbid_unknown_fields=True):
+    reference: str
+    context: int | None = None
+    directory: str = "/"
+    host: Host | None = None
 
 
 class StopBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -173,6 +181,10 @@ def _routes(c: Control) -> list[RouteRow]:
     async def doctor(_: Request) -> Response:
         return _json(await c.doctor())
 
+    async def fit(request: Request) -> Response:
+        body = await _body(request, FitBody)
+        return _json(await c.fit(body.reference, body.context, body.directory, body.host))
+
     async def stop(request: Request) -> Response:
         return _json(await c.stop((await _body(request, StopBody)).services))
 
@@ -205,6 +217,7 @@ def _routes(c: Control) -> list[RouteRow]:
         ("/v1/plugins", "GET", "Plugins, their engines and their problems.", None, plugins),
         ("/v1/schema", "GET", "The JSON Schema of a recipe.", None, schema),
         ("/v1/doctor", "GET", "What this machine can do.", None, doctor),
+        ("/v1/fit", "POST", "Which forms of a model fit a machine.", FitBody, fit),
         ("/v1/daemon/stop", "POST", "Ends the daemon; services live on unless asked.", StopBody, stop),
     ]  # fmt: skip
 

@@ -17,6 +17,7 @@ SECTIONS = {
         "run": "Run one engine without a recipe",
         "chat": "Talk to a service, or to a model without a recipe",
         "plan": "Show what `up` would do, and why",
+        "fit": "Say which forms of a model fit this machine",
         "lock": "Pin what a recipe refers to",
     },
     "See what there is": {

@@ -12,6 +12,7 @@ import msgspec
 
 from qwend import __version__
 from qwend.api.control import Json, RecipeRequest
+from qwend.control import fitting
 from qwend.control.admin import EventLog, ImageAdmin, PluginAdmin, Ports, StoreAdmin
 from qwend.control.diagnosis import Diagnosis
 from qwend.control.planning import Planning
@@ -21,6 +22,7 @@ from qwend.control.views import ps_row, step_view
 from qwend.errors import UsageError
 from qwend.model.artifact import Artifact
 from qwend.model.event import Event
+from qwend.model.host import Host
 from qwend.model.service import Step
 from qwend.reconciler.reconciler import Reconciler
 
@@ -202,6 +204,10 @@ class DaemonControl:
 
     async def doctor(self) -> Json:
         return await self._rooms.diagnosis.describe()
+
+    async def fit(self, reference: str, context: int | None, directory: str, host: Host | None) -> Json:
+        rooms = self._rooms
+        return await fitting.describe(rooms.planning, rooms.plugins, reference, context, directory, host)
 
     async def stop(self, services: bool) -> Json:
         """Ends the daemon once this answer is sent; services live on unless they are to stop too."""

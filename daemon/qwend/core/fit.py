@@ -97,3 +97,14 @@ def _fit(format_: Format, place: str, capacity: int | None, facts: Facts, contex
     if need.total <= capacity:
         verdict = "tight" if need.total > capacity * 0.9 else "fits"
     return Fit(format_, place, verdict, need, capacity)
+
+
+def longest(fit: Fit, facts: Facts) -> int | None:
+    """The longest context in tokens that this form has room for, at most the trained one; None is unknown."""
+    if fit.estimate is None or fit.capacity is None:
+        return None
+    each = cache_bytes(facts, 1)
+    if not each:
+        return None
+    room = max(0, fit.capacity - fit.estimate.weights - fit.estimate.headroom) // each
+    return room if facts.context is None else min(room, facts.context)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.core.compile_kit import host
 
-from qwend.core.fit import FORMATS, Fit, fits
+from qwend.core.fit import FORMATS, Fit, Format, fits, longest
 from qwend.model.artifact import Facts
 from qwend.model.memory import GIB, cache_bytes, estimate, human, weight_bytes
 from qwend.plugin.samples import FACTS
@@ -85,3 +85,15 @@ def test_forms_stand_from_the_largest_to_the_smallest_within_a_type() -> None:
     for kind in {form.type for form in FORMATS}:
         bits = [form.bits for form in FORMATS if form.type == kind]
         assert bits == sorted(bits, reverse=True)
+
+
+def test_the_longest_context_is_what_the_place_has_room_for_and_at_most_the_trained_one() -> None:
+    facts = big(7_600_000_000)
+    small = fits(facts, host(memory=7 * GIB), 1024, [Format("model/gguf", "Q4_K_M", 4.9, ("cpu",))])[0]
+    reach = longest(small, facts)
+    assert reach is not None and 0 < reach < 32_768
+    at = fits(facts, host(memory=7 * GIB), reach, [small.format])[0]
+    over = fits(facts, host(memory=7 * GIB), reach + 1, [small.format])[0]
+    assert (at.verdict, over.verdict) == ("tight", "too big")
+    large = fits(facts, host(memory=64 * GIB), 1024, [small.format])[0]
+    assert longest(large, facts) == 32_768
