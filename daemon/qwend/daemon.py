@@ -145,7 +145,17 @@ async def _daemon(home: str) -> None:
         runtime=default,
         runtimes=ready_runtimes,
     )
-    rooms = Rooms(reconciler, planning, store, images, state, state, worker, Diagnosis(world, lambda: docker.lacks), stopping)
+    rooms = Rooms(
+        reconciler,
+        planning,
+        store,
+        images,
+        state,
+        state,
+        worker,
+        Diagnosis(world, lambda: docker.lacks),
+        stopping,
+    )
     control = DaemonControl(rooms)
     counts = await reconciler.recover()
     await docker.look()

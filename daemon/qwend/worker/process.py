@@ -20,6 +20,8 @@ from qwend.worker.wire import HEADER, Answer, Ask, Hello, Stamp, frame, length
 
 log = logging.getLogger("qwend.worker")
 
+MORE = "the log that qwend daemon status names has more"
+
 _POLL_S = 0.25
 _TAIL = 4096
 
@@ -116,7 +118,7 @@ class WorkerProcess:
                 if crumb.inside and now - min(since, begun + deadline_s) > self._patience_s:
                     raise Blame(crumb, f"no answer within {self._patience_s:g} s")
                 if now - begun > deadline_s and not crumb.inside:
-                    hint = "the recipe may be too large; the log that qwend daemon status names has more"
+                    hint = f"the recipe may be too large; {MORE}"
                     raise QwendError(
                         f"planning took more than {deadline_s:g} s", code="planner-deadline", hint=hint
                     )
@@ -154,9 +156,7 @@ class WorkerProcess:
             return Gone()
         last = self._tail.decode("utf-8", "replace").strip().splitlines()
         words = f": {last[-1][:200]}" if last else ""
-        return QwendError(
-            f"the planner worker died ({how}){words}", code="worker", hint="the log that qwend daemon status names has more"
-        )
+        return QwendError(f"the planner worker died ({how}){words}", code="worker", hint=MORE)
 
     async def _read_stderr(self) -> None:
         stderr = self._process.stderr

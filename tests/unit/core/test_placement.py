@@ -105,7 +105,12 @@ def test_cards_are_counted_and_named() -> None:
     ("machine", "terms", "runtime", "why"),
     [
         (host(docker="27.1"), {}, "docker", "Docker 27.1 answers"),
-        (host(docker="27.1", docker_lacks="it has no buildx"), {}, "native", "Docker 27.1 answers, but it has no buildx"),
+        (
+            host(docker="27.1", docker_lacks="it has no buildx"),
+            {},
+            "native",
+            "Docker 27.1 answers, but it has no buildx",
+        ),
         (host("cuda", docker="27.1"), {}, "native", "Docker 27.1 cannot give a container a card"),
         (host("cuda", docker="27.1", docker_gpus=True), {}, "docker", "Docker 27.1 answers"),
         (host("apple", docker="27.1"), {}, "native", "Metal is not to be had in a container"),

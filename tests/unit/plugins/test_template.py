@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from qwend.worker.catalog import Catalogue, load_plugins
 from qwend.core.loader import RecipeFile, load
 from qwend.errors import UsageError
 from qwend.plugin.template import write
 from qwend.plugin.testing import check_plugin
+from qwend.worker.catalog import Catalogue, load_plugins
 
 
 @pytest.fixture
