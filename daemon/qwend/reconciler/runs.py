@@ -91,7 +91,8 @@ class Drive:
             if error is not None and not isinstance(error, Skipped):
                 log.error("run %s, step %s", self.run.id, name, exc_info=error)
                 return StepFailed(
-                    f"{name}: {error or type(error).__name__}", hint="the log that qwend daemon status names has more"
+                    f"{name}: {error or type(error).__name__}",
+                    hint="the log that qwend daemon status names has more",
                 )
         return None
 

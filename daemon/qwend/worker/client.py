@@ -160,7 +160,9 @@ class WorkerClient:
                     raise QwendError.from_dict(answer.error)
                 return bytes(answer.result)
         raise QwendError(
-            "the planner worker does not stay up", code="worker", hint="the log that qwend daemon status names has more"
+            "the planner worker does not stay up",
+            code="worker",
+            hint="the log that qwend daemon status names has more",
         )
 
     async def _running(self) -> WorkerProcess:

@@ -7,5 +7,14 @@ from pathlib import Path
 
 PLUGINS = Path(__file__).parents[3] / "plugins" / "qwend_plugins"
 
-for plugin in ("evaluate", "hub", "llama_factory", "ollama", "quantising", "serving", "smoke", "transformers"):
+for plugin in (
+    "evaluate",
+    "hub",
+    "llama_factory",
+    "ollama",
+    "quantising",
+    "serving",
+    "smoke",
+    "transformers",
+):
     sys.path.append(str(PLUGINS / plugin / "drivers"))

@@ -19,7 +19,9 @@ from qwend.client import Json
     epilog="Example: qwend doctor\n\nJSON: an object with host, runtimes (a list of name, ready, detail, hint), home, "
     "disk, python, warnings.",
 )
-@click.option("--rebuild", is_flag=True, help="Make a new state database from what a damaged one still holds.")
+@click.option(
+    "--rebuild", is_flag=True, help="Make a new state database from what a damaged one still holds."
+)
 @json_option
 def command(rebuild: bool, as_json: bool) -> None:
     """Say what this machine can do, and what to install for more.
@@ -31,7 +33,9 @@ def command(rebuild: bool, as_json: bool) -> None:
         raise click.ClickException("Windows runs qwend in WSL2: `wsl --install`, then use qwend inside it")
     if rebuild:
         # The daemon itself does it: it alone may touch its state, and it takes the lock against another.
-        sys.exit(subprocess.run([sys.executable, "-P", "-m", "qwend.daemon", "--rebuild"], check=False).returncode)
+        sys.exit(
+            subprocess.run([sys.executable, "-P", "-m", "qwend.daemon", "--rebuild"], check=False).returncode
+        )
     answer = open_daemon().get("/v1/doctor")
     if as_json:
         print_json(answer)
