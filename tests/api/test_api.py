@@ -86,6 +86,7 @@ def test_a_bad_recipe_is_told_with_every_place(client: Client) -> None:
     [
         ("/v1/nothing", "no-such-route"),
         ("/v1/steps/no/step", "no-such-step"),
+        ("/v1/recipes/no/report", "no-such-recipe"),
         ("/v1/artifacts/abcdef", None),
         ("/v1/logs/no/step", "no-such-step"),
         ("/v2/version", "no-such-route"),

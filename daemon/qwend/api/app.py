@@ -119,6 +119,9 @@ def _routes(c: Control) -> list[RouteRow]:
     async def act(request: Request) -> Response:
         return _lines(c.act(_key(request), request.path_params["verb"]))
 
+    async def report(request: Request) -> Response:
+        return _json(await c.report(request.path_params["recipe"]))
+
     async def recipes(_: Request) -> Response:
         return _json({"recipes": c.recipes()})
 
@@ -200,6 +203,7 @@ def _routes(c: Control) -> list[RouteRow]:
         (step, "GET", "Everything known of a step.", None, inspect),
         (step + "/{verb:str}", "POST", "Starts, stops or restarts a step.", None, act),
         ("/v1/recipes", "GET", "Every recipe.", None, recipes),
+        ("/v1/recipes/{recipe}/report", "GET", "Figures, curves, gates, lineage, machine.", None, report),
         ("/v1/recipes/{recipe}/down", "POST", "Stops a recipe.", None, down),
         ("/v1/down", "POST", "Stops everything.", None, down),
         ("/v1/logs/{recipe}/{step}", "GET", "A step's log.", None, logs),

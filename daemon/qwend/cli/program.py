@@ -26,6 +26,7 @@ SECTIONS = {
         "logs": "Show a step's log",
         "events": "Show what happened",
         "inspect": "Show a step or an artifact, with its provenance",
+        "report": "Write a report: figures, plots, gates, lineage",
         "ports": "List leased ports",
         "doctor": "Say what this machine can do, and what is missing",
     },

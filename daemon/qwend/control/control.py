@@ -12,7 +12,7 @@ import msgspec
 
 from qwend import __version__
 from qwend.api.control import Json, RecipeRequest
-from qwend.control import fitting
+from qwend.control import fitting, reporting
 from qwend.control.admin import EventLog, ImageAdmin, PluginAdmin, Ports, StoreAdmin
 from qwend.control.diagnosis import Diagnosis
 from qwend.control.planning import Planning
@@ -107,6 +107,10 @@ class DaemonControl:
             "compiled": step_view(step) if step is not None else None,
             "artifact": msgspec.to_builtins(artifact) if artifact is not None else None,
         }
+
+    async def report(self, recipe: str) -> Json:
+        """What a report of the recipe is made of."""
+        return await reporting.describe(self._reconciler, recipe, self.steps(recipe))
 
     def recipes(self) -> list[Json]:
         """Every recipe with how it is."""
