@@ -25,6 +25,7 @@ TOOLS = {
     "llama-cpp/merge": ("llama-cpp", "llama-gguf-split"),
     "llama-cpp/perplexity": ("llama-cpp", "llama-perplexity"),
     "llama-cpp/kl-divergence": ("llama-cpp", "llama-perplexity"),
+    "llama-cpp/complete": ("llama-cpp", "llama-completion"),
     "llama-cpp/bench": ("llama-cpp", "llama-bench"),
     "llama-cpp/serve": ("llama-cpp", "llama-server"),
 }

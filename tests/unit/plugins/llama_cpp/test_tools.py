@@ -6,6 +6,7 @@ from tests.unit.plugins.llama_cpp.kit import QWEN_05B, QWEN_7B, command, errors,
 
 from qwend.plugin import Facts, Given, StepView
 from qwend_plugins.llama_cpp.bench import Bench
+from qwend_plugins.llama_cpp.complete import Complete
 from qwend_plugins.llama_cpp.convert_lora import ConvertLora
 from qwend_plugins.llama_cpp.imatrix import Imatrix
 from qwend_plugins.llama_cpp.perplexity import KlDivergence, Perplexity
@@ -114,3 +115,12 @@ def test_extra_words_go_to_the_tool_and_not_to_the_driver() -> None:
     view = msgspec.structs.replace(reading(Perplexity()), extra_args=("--ppl-output-type", "1"))
     own, _, rest = command(Perplexity(), view).partition(" -- ")
     assert "--ppl-output-type 1" in rest and "--ppl-output-type" not in own
+
+
+def test_a_completion_is_the_same_each_time_unless_it_is_asked_otherwise() -> None:
+    view = step(Complete(), with_={"prompt": "-x", "n_predict": 8})
+    said = command(Complete(), view)
+    assert "--prompt <prompt.txt> --out <out> -- --n-predict 8 --ctx-size 4096 --temp 0.0 --seed 42" in said
+    assert [file.content for file in launch(Complete(), view).files if file.name == "prompt.txt"] == ["-x"]
+    full = step(Complete(), with_={"prompt": "x", "n_predict": 64, "context": 64})
+    assert errors(Complete(), full) == ["with.n_predict: leaves no room for the prompt in a context of 64"]

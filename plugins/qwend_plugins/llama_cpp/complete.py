@@ -1,0 +1,119 @@
+"""`llama-cpp/complete`: a model goes on from a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from qwend.plugin import (
+    DriverRef,
+    Facts,
+    Finding,
+    Host,
+    Image,
+    ImageRef,
+    Launch,
+    LaunchFile,
+    OutputRef,
+    Params,
+    Product,
+    Resources,
+    StepView,
+    estimate,
+    flag,
+)
+from qwend_plugins.llama_cpp import common, measuring
+
+
+class CompleteParams(Params):
+    """Parameters of llama-completion, by its own names."""
+
+    prompt: str = flag(
+        "--file", description="the text to go on from, as it is: no chat template", min_length=1, max_length=1 << 20,
+        examples=["Once upon a time"],
+    )  # fmt: skip
+    n_predict: int = flag("--n-predict", 128, description="most tokens to write", ge=1)
+    context: int = flag("--ctx-size", 4096, description="tokens of prompt and completion together", ge=64)
+    temp: float = flag("--temp", 0.0, description="temperature; 0: always the likeliest token", ge=0, le=10)
+    top_k: int | None = flag("--top-k", None, description="choose among so many; 0: all", ge=0)
+    top_p: float | None = flag(
+        "--top-p", None, description="choose among those that make up this share", ge=0, le=1
+    )
+    min_p: float | None = flag("--min-p", None, description="least share of the likeliest token", ge=0, le=1)
+    repeat_penalty: float | None = flag("--repeat-penalty", None, description="1: none", gt=0)
+    seed: int = flag("--seed", 42, description="seed of sampling", ge=0, lt=2**32)
+    ignore_eos: bool = flag("--ignore-eos", False, description="go on after the end of the text")
+    grammar: str | None = flag("--grammar", None, description="a GBNF grammar that the completion keeps")
+    n_gpu_layers: int | None = flag(
+        "--n-gpu-layers", None, description="layers on the accelerator; left out: as many as fit", ge=0
+    )
+    threads: int | None = flag(
+        "--threads", None, description="CPU threads; left out: what the lease allows", fingerprint=False, ge=1
+    )
+
+
+class Complete:
+    """Completes a text."""
+
+    name: ClassVar[str] = "llama-cpp/complete"
+    kind: ClassVar[Literal["job", "service", "interactive"]] = "job"
+    revision: ClassVar[int] = 1
+    summary: ClassVar[str] = "lets a GGUF go on from a text, without a chat template (llama-completion)"
+    params: ClassVar[type[Params]] = CompleteParams
+    accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
+    many: ClassVar[bool] = False
+    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+
+    def check(self, step: StepView, host: Host) -> Iterable[Finding]:
+        params, model = _params(step), step.inputs[0]
+        trained = model.facts.context
+        if trained is not None and params.context > trained:
+            yield Finding(f"is beyond what {model.name} was trained for ({trained})", "with.context")
+        if params.n_predict >= params.context:
+            yield Finding(f"leaves no room for the prompt in a context of {params.context}", "with.n_predict")
+        if params.n_gpu_layers and step.flavour == "cpu":
+            yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
+
+    def product(self, step: StepView) -> Product:
+        return Product("results/jsonl", Facts(rows=1))
+
+    def image(self, step: StepView, host: Host) -> Image:
+        return common.image(common.TOOLS, step)
+
+    def launch(self, step: StepView, host: Host) -> Launch:
+        params, model = _params(step), step.inputs[0]
+        need = estimate(model.facts, params.context)
+        sampling = ("top_k", "top_p", "min_p", "repeat_penalty", "ignore_eos", "grammar")
+        return Launch(
+            argv=(
+                ImageRef("bin/python"),
+                DriverRef("lc_complete.py"),
+                "--tool",
+                ImageRef("bin/llama-completion"),
+                "--model",
+                common.gguf(model),
+                "--prompt",
+                DriverRef("prompt.txt"),
+                "--out",
+                OutputRef(),
+                "--",
+                *("--n-predict", str(params.n_predict), "--ctx-size", str(params.context)),
+                *("--temp", str(params.temp), "--seed", str(params.seed)),
+                *common.flags(params, *sampling),
+                *measuring.gpu_layers(step, params.n_gpu_layers),
+                *("--threads", common.threads(params.threads)),
+                *step.extra_args,
+            ),
+            files=(
+                *common.drivers("lc_complete.py", "lc_common.py"),
+                LaunchFile("prompt.txt", params.prompt),
+            ),
+            resources=Resources(
+                memory=None if need is None else need.total, note="" if need is None else need.describe()
+            ),
+        )
+
+
+def _params(step: StepView) -> CompleteParams:
+    assert isinstance(step.params, CompleteParams)
+    return step.params
