@@ -279,7 +279,7 @@ class _Compiler:
             runtime=runtime,
             flavour=flavour,
             chosen=f"{flavour}: {why}; {runtime}: {where_why}",
-            policy=policy(step, launch, weights, named, self._loaded.directory),
+            policy=policy(step, launch, weights, named, self._loaded.directory, self._terms.smoke),
             resources=resources(launch, step, count, product),
             secrets=launch.secrets,
             notices=notices,

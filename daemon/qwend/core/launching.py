@@ -46,9 +46,15 @@ def resources(launch: Launch, step: Step, cards: int, product: Product | None) -
     return msgspec.structs.replace(said, cpus=step.cpus or said.cpus, gpus=cards, disk=disk)
 
 
-def policy(step: Step, launch: Launch, weights: int | None, cards: tuple[str, ...], directory: str) -> Policy:
-    """How the step is looked after. `weights` are the bytes that a service reads before it is ready."""
+def policy(
+    step: Step, launch: Launch, weights: int | None, cards: tuple[str, ...], directory: str, smoke: bool
+) -> Policy:
+    """How the step is looked after. `weights` are the bytes that a service reads before it is ready.
+
+    A smoke run leaves `out` alone: where a real result may lie, no tiny model takes its place.
+    """
     restart = Restart()
+    put = step.out is not None and not smoke
     if step.restart is not None:
         said = step.restart
         restart = Restart(said.policy, said.max, said.backoff, said.cap, said.reset)
@@ -59,7 +65,7 @@ def policy(step: Step, launch: Launch, weights: int | None, cards: tuple[str, ..
         retries=step.retries,
         replace=step.replace or "rolling",
         keep=step.keep,
-        out=None if step.out is None else posixpath.normpath(posixpath.join(directory, step.out)),
+        out=posixpath.normpath(posixpath.join(directory, step.out)) if put and step.out else None,
         host="127.0.0.1" if step.host == "localhost" else step.host,
         port=step.port,
         gpu_share=step.gpu_share,

@@ -185,7 +185,10 @@ class Step(Strict):
     )
     keep: bool = Field(True, description="false: an intermediate, dropped once its consumers are done")
     out: str | None = Field(
-        None, min_length=1, max_length=4096, description="a folder where the artifact also appears"
+        None,
+        min_length=1,
+        max_length=4096,
+        description="a folder where the artifact also appears; left alone under --smoke",
     )
     port: int | None = Field(
         None, ge=1, le=65535, description="a fixed port; left out, one is leased and kept"

@@ -54,6 +54,13 @@ def test_a_compiled_step_says_all_that_is_needed_to_run_it() -> None:
     assert q4.chosen == "cpu: no accelerator found; native: no Docker engine answers"
 
 
+def test_a_smoke_run_puts_nothing_where_a_real_result_may_lie() -> None:
+    text = CHAIN.replace("uses: toy/quantize,", "uses: toy/quantize, out: ./q4,")
+    assert steps(compiled(text))["q4"].policy.out == "/recipes/q4"
+    tiny = Pin(ref="smoke:qwen2", identity="sha256:aa", type="model/safetensors", local="/models/tiny")
+    assert steps(compiled(text, smoke=True, pins={"base": tiny}))["q4"].policy.out is None
+
+
 def test_facts_follow_the_artifacts_down_the_chain() -> None:
     found = steps(compiled(CHAIN))
     assert found["base"].facts.bytes == 988_000_000
