@@ -40,7 +40,10 @@ def main() -> int:
     with house(toy=True) as made:
         made.run("daemon", "start")
         client = Client(str(made.home / "qwend.sock"))
-        steps = {f"s{number}": {"uses": "toy/serve"} for number in range(given.services)}
+        steps = {
+            f"s{number}": {"uses": "toy/serve", "health": {"interval": "10s"}}
+            for number in range(given.services)
+        }
         text = json.dumps({"name": "many", "steps": steps})
         files = [{"path": str(made.folder / "many.yaml"), "text": text}]
         list(client.stream("POST", "/v1/runs", {"files": files, "directory": str(made.folder), "kept": True}))

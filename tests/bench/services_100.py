@@ -70,7 +70,7 @@ def best(rounds: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def request(made: House, count: int) -> dict[str, Any]:
-    steps = {f"s{number}": {"uses": "toy/serve"} for number in range(count)}
+    steps = {f"s{number}": {"uses": "toy/serve", "health": {"interval": "10s"}} for number in range(count)}
     text = json.dumps({"name": "many", "steps": steps})
     path = made.folder / "many.yaml"
     return {"files": [{"path": str(path), "text": text}], "directory": str(made.folder), "kept": True}

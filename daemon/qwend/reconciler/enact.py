@@ -62,6 +62,7 @@ class Enactor(Places):
             case Watch():
                 self._task("watch", watch(self._box))
             case End(grace_s=grace):
+                self._unwatch()
                 self._task("end", self._end(grace))
             case Commit():
                 if "commit" not in self._tasks or self._tasks["commit"].done():
@@ -94,6 +95,11 @@ class Enactor(Places):
         for task in [*self._timers.values(), *self._tasks.values()]:
             task.cancel()
 
+    def _unwatch(self) -> None:
+        watch = self._tasks.pop("watch", None)
+        if watch is not None:
+            watch.cancel()
+
     def _task(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         old = self._tasks.get(name)
         if old is not None:
@@ -119,9 +125,7 @@ class Enactor(Places):
         self._box.world.desk.ask(self._box.key, needs, self._box.post)
 
     async def _release(self, port: bool) -> None:
-        watch = self._tasks.get("watch")
-        if watch is not None:
-            watch.cancel()
+        self._unwatch()
         self._box.world.reports.forget(self._box.key)
         try:
             await self._box.world.desk.give_back(self._box.key, port)
@@ -190,9 +194,7 @@ class Enactor(Places):
 
     def _post_end(self, exit: Exit) -> None:
         box = self._box
-        watch = self._tasks.pop("watch", None)
-        if watch is not None:
-            watch.cancel()
+        self._unwatch()
         how = exit.describe()
         if exit.ok or box.row.after:
             box.post(Ended(exit, how))

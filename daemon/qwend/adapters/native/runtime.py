@@ -36,6 +36,7 @@ class NativeRuntime:
         self._settings_env = dict(settings_env or {})
         self._records: dict[str, ExitRecord] = {}
         self._running: set[str] = set()
+        self._stopped: set[str] = set()
         self._exits: asyncio.Queue[Exit] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._telling: set[asyncio.Task[None]] = set()
@@ -62,8 +63,10 @@ class NativeRuntime:
         return _handle(spawned)
 
     async def stop(self, handle: Handle, grace_s: float) -> bool:
+        self._stopped.add(handle.marker)
         result = await self._supervisor.stop(handle.marker, grace_s)
         if result.survivors:
+            self._stopped.discard(handle.marker)
             pids = ", ".join(str(identity.pid) for identity in result.survivors)
             raise StepFailed(
                 f"process {pids} does not end, not even by SIGKILL",
@@ -93,6 +96,7 @@ class NativeRuntime:
 
     async def acknowledge(self, ended: Exit) -> None:
         self._running.discard(ended.marker)
+        self._stopped.discard(ended.marker)
         record = self._records.pop(ended.marker, None)
         if record is not None:
             await self._supervisor.acknowledge(record)
@@ -125,9 +129,11 @@ class NativeRuntime:
             telling.add_done_callback(self._telling.discard)
 
     async def _tell(self, record: ExitRecord) -> None:
-        """A step has ended when its whole tree has: what its main process left behind goes first."""
+        """A step has ended when its whole tree has: what its main process left behind goes first. Where we end the
+        tree ourselves that is seen to already."""
         try:
-            await self._supervisor.stop(record.marker, _LEFTOVERS_S)
+            if record.marker not in self._stopped:
+                await self._supervisor.stop(record.marker, _LEFTOVERS_S)
         except QwendError as error:
             log.warning("what %s left behind could not be ended: %s", record.marker, error)
         self._exits.put_nowait(self._exit(record))
