@@ -128,6 +128,11 @@ def _platform(
                 blockers.append(
                     f"{step.name}: image {name} ({flavour}) is for {', '.join(platforms)}; here it would run on {here}"
                 )
+            elif step.runtime == "docker" and host.docker_lacks and ("oci", step.image.key) not in realised:
+                blockers.append(
+                    f"image {name}: Docker {host.docker} answers, but {host.docker_lacks} (runtime: native needs none; "
+                    "qwend doctor says how to get one)"
+                )
         case HostProgram(program=program, install_hint=hint):
             if ("program", program) not in realised:
                 blockers.append(f"{step.name}: needs the program {program}, which is not installed ({hint})")

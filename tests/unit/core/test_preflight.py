@@ -119,3 +119,10 @@ def test_a_program_that_is_not_installed_is_a_blocker_and_an_installed_one_is_no
 )
 def test_a_container_sees_linux_whatever_the_host_is(like: str, runtime: str, seen: str) -> None:
     assert platform(host(like), runtime) == seen
+
+
+def test_an_engine_that_cannot_make_our_images_is_said_in_the_plan() -> None:
+    machine = host(docker="27.1", docker_lacks="its base image is not here and no registry can be reached")
+    made = planned(CHAIN, machine, runtime="docker", runtimes=("native", "docker"))
+    assert any("its base image is not here" in blocker for blocker in made.blockers)
+    assert planned(CHAIN, machine, runtimes=("native", "docker")).blockers == ()
