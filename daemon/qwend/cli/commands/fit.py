@@ -9,8 +9,7 @@ import click
 from qwend.cli.output import json_option, print_json, print_table
 from qwend.cli.request import described_host
 from qwend.cli.session import open_daemon
-from qwend.cli.terminal import clean
-from qwend.model.memory import human
+from qwend.cli.terminal import clean, size
 
 
 @click.command(
@@ -49,8 +48,8 @@ def command(reference: str, context: int | None, host: str | None, as_json: bool
                 one["format"],
                 one["type"].partition("/")[2],
                 one["place"],
-                "?" if one["memory"] is None else human(one["memory"]),
-                "?" if one["capacity"] is None else human(one["capacity"]),
+                "?" if one["memory"] is None else size(one["memory"]),
+                "?" if one["capacity"] is None else size(one["capacity"]),
                 one["verdict"],
                 "?" if one["longest_context"] is None else one["longest_context"],
                 ", ".join(one["engines"]),

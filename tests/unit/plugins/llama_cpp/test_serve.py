@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from qwend_plugins.llama_cpp import qwend_engines
 from qwend_plugins.llama_cpp.serve import Serve, context, needs_compiled
 
 ENGINE = Serve()
+DRIVER = Path(__file__).parents[4] / "plugins/qwend_plugins/llama_cpp/drivers/serve.py"
 Q4 = msgspec.structs.replace(QWEN_7B, dtype="Q4_K_M", bytes=4_683_073_536, bits=4.91)
 
 READY = "bin/python <serve.py>"
@@ -290,8 +293,12 @@ def test_every_parameter_explains_itself(engine: Any) -> None:
 
 def test_the_drivers_own_parser_takes_every_word() -> None:
     """The words for the ready wheel are read by the driver's real argument parser."""
-    from qwend_plugins.llama_cpp.drivers import serve as driver
-
+    # By its path: inside the image a driver is a program, not a module of this package.
+    spec = importlib.util.spec_from_file_location("llama_cpp_serve", DRIVER)
+    assert spec is not None
+    assert spec.loader is not None
+    driver = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(driver)
     with_ = {
         "context": 4096, "parallel": 2, "threads": 2, "threads_http": 2, "batch_size": 512, "ubatch_size": 128,
         "flash_attn": "on", "cache_type_k": "q8_0", "cache_type_v": "q4_1", "n_predict": 5, "chat_template": "chatml",
