@@ -127,7 +127,7 @@ def test_the_terminal_gets_streaming_settings_and_no_probe() -> None:
     view = step(Chat(), {"system": "Be brief.", "temperature": 0.5, "prompt": "Hi"})
     words = command(Chat(), view)
     assert words.endswith('--sampling {"temperature": 0.5} --system Be brief. --prompt Hi')
-    assert Chat().launch(view, HOST).probe is None and Chat().product(view) is None
+    assert Chat().launch(view, HOST).probe is None
 
 
 def test_the_tiny_model_learns_a_text_and_a_real_one_is_refused() -> None:
