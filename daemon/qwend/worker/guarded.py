@@ -155,8 +155,22 @@ class GuardedEngine:
         )
         return launch
 
+    def metrics(self, step: StepView) -> list[str] | None:
+        """The figures that the step will report; None where the engine does not tell."""
+        told = getattr(self._engine, "metrics", None)
+        if told is None:
+            return None
+        names: list[str] | None = self._guard.typed(
+            self._doing("metrics", step), list[str] | None, lambda: _listed(told(step))
+        )
+        return names
+
     def _doing(self, what: str, step: StepView) -> str:
         return f"{self.name}.{what} for step {step.name}"
+
+
+def _listed(names: Iterable[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
 
 
 class GuardedSource:

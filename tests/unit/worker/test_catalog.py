@@ -12,6 +12,7 @@ from tests.unit.worker.site_kit import HEAD, engines, entry_points, install
 
 from qwend.errors import UsageError
 from qwend.model.event import Event
+from qwend.plugin.protocols import StepView
 from qwend.plugin.samples import HOSTS, view
 from qwend.worker.catalog import Catalogue, load_plugins
 from qwend.worker.guarded import Guard, GuardedEngine, PluginFailed
@@ -133,6 +134,27 @@ def test_a_guard_names_the_plugin_for_whatever_it_raises() -> None:
         PluginFailed, match=r"plugin bad failed in bad/raises.launch for step sample: SystemExit: no"
     ):
         engine.launch(view(engine), HOSTS["cpu"])  # type: ignore[arg-type]
+
+
+def test_a_guard_passes_on_which_figures_an_engine_will_report() -> None:
+    class Tells(toys.Convert):
+        def metrics(self, step: StepView) -> Any:
+            return (name for name in (step.name, "size"))
+
+    class Cannot(toys.Convert):
+        def metrics(self, step: StepView) -> Any:
+            return None
+
+    class Wrong(toys.Convert):
+        def metrics(self, step: StepView) -> Any:
+            return [1]
+
+    asked = view(toys.Convert())
+    assert GuardedEngine(Tells(), Guard("a")).metrics(asked) == ["sample", "size"]
+    assert GuardedEngine(Cannot(), Guard("a")).metrics(asked) is None
+    assert GuardedEngine(toys.Convert(), Guard("a")).metrics(asked) is None
+    with pytest.raises(PluginFailed, match="metrics for step sample"):
+        GuardedEngine(Wrong(), Guard("a")).metrics(asked)
 
 
 def test_a_guard_lets_the_plugins_own_complaint_through() -> None:
