@@ -54,7 +54,7 @@ HINTS = (
         "qwend plugins ls vllm/serve lists the parameters; extra_args takes what this version knows",
     ),
     LogHint(
-        r"vllm serve: error: (?:argument )?(?P<why>.+)",
+        r"vllm(?: serve)?: error: (?:argument )?(?P<why>.+)",
         "vLLM refuses its arguments: {why}",
     ),
     LogHint(

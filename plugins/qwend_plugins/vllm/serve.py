@@ -64,7 +64,7 @@ class Serve:
             resources=common.resources(step, params, step.given.get("lora", ())),
             probe=Probe(ready=HttpProbe("/health"), deadline_s=900.0)
             if follows
-            else chat_probe(step.name, deadline_s=600.0),
+            else chat_probe(step.name, deadline_s=900.0),
             hints=common.HINTS,
             shm=common.shared_memory(step),
             port_taken_exit=98,

@@ -13,51 +13,20 @@ import json
 import queue
 import select
 import socket
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from answer_text import Piece, Splitter
 from openai_requests import Asked, BadRequest, Chat, Sampling, read_body, read_chat, read_completion
 from tf_generate import Answer
-from tf_load import Loaded
 from tf_shapes import ChatEvents, TextEvents, chat_choice, envelope, text_choice, usage
-from tf_worker import Job, Worker
+from tf_worker import Job, Server
 
 MOST_BODY = 32 * 1024**2
 IDLE_S = 120.0
 """A connection that says nothing for so long is closed, and a reader that takes nothing."""
 _POLL_S = 0.2
-
-
-@dataclass
-class Service:
-    """What is served. `names`: the first is the model's own, the others are aliases."""
-
-    loaded: Loaded
-    names: tuple[str, ...]
-    key: str | None = None
-    waiting: int = 256
-    thoughts: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-    started: int = field(default_factory=lambda: int(time.time()))
-
-
-class Server(ThreadingHTTPServer):
-    """The server on a socket that is bound already, so that a taken port is told before minutes of loading."""
-
-    daemon_threads = True
-
-    def __init__(self, bound: socket.socket, service: Service) -> None:
-        super().__init__(bound.getsockname(), Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = bound
-        self.service = service
-        self.worker = Worker(service.loaded, service.waiting)
-        self.worker.start()
-        self.server_activate()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,11 +53,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> None:
         path = self.path.partition("?")[0].rstrip("/")
+        service = self.server.service
         if path == "/health":
             self._json({"status": "ok"})
             return
         self._check_key()
-        models = [self._model(name) for name in self.server.service.names]
+        models = [self._model(name) for name in service.names]
         if path == "/v1/models":
             self._json({"object": "list", "data": models})
         elif found := [model for model in models if path == f"/v1/models/{model['id']}"]:

@@ -2,8 +2,8 @@
 
     python tf_serve.py --model DIR --device cpu --host 127.0.0.1 --port 8080 --name chat
 
-SIGTERM or SIGINT ends it with exit code 0, cutting open streams. The port is bound before the model is loaded and
-listens afterwards. Exit codes: 1 the model or an option is refused, 2 usage, 98 the port is taken (EADDRINUSE).
+SIGTERM or SIGINT ends it with exit code 0, cutting open streams. It listens at once, and answers 503
+until the model is loaded. Exit codes: 1 the model or an option is refused, 2 usage, 98 the port is taken (EADDRINUSE).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from tf_http import Server, Service
+from tf_http import Handler
 from tf_load import DriverError, add_model_options, check_template, load, report, run
+from tf_worker import Server, Service
 
 ADDRESS_IN_USE = 98
 
@@ -75,13 +76,14 @@ def serve(args: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     bound = bind(args.host, args.port)
+    server = Server(bound, Handler)
+    threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
     loaded = load(args)
     check_template(loaded)
     service = Service(
         loaded, tuple(args.name), key, args.max_waiting, args.reasoning, options=args.chat_template_kwargs
     )
-    server = Server(bound, service)
-    threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
+    server.begin(service)
     listening.set()
     report(fact={"listening": "{}:{}".format(*bound.getsockname()[:2]), "devices": [loaded.device]})
     print(

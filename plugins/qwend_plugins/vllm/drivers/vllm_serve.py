@@ -42,8 +42,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return args, words
 
 
-def check_port(host: str, port: int) -> None:
-    """Tell a taken port at once: vLLM imports for half a minute before it looks."""
+def hold_port(host: str, port: int) -> socket.socket | None:
+    """Tell a taken port at once, and keep others from it: vLLM imports for half a minute before it binds.
+
+    Gives what holds it, to be closed just before vLLM begins; None where connections of an earlier start linger.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -52,6 +55,13 @@ def check_port(host: str, port: int) -> None:
             text = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
             code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
             raise DriverError(text, "choose another port", code) from None
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        held.bind((host, port))  # without SO_REUSEADDR: no other program can bind it then
+    except OSError:
+        held.close()
+        return None
+    return held
 
 
 class _Health(BaseHTTPRequestHandler):
@@ -72,7 +82,7 @@ def health(host: str, port: int) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-def ray(args: argparse.Namespace) -> None:
+def ray(args: argparse.Namespace, held: socket.socket | None) -> None:
     """Begin a Ray cluster, or join one and stay until it ends. The process is replaced where this machine joins."""
     program = str(Path(sys.executable).with_name("ray"))
     if args.ray == "head":
@@ -80,6 +90,8 @@ def ray(args: argparse.Namespace) -> None:
         if began.returncode:
             raise DriverError("Ray could not be started", "its own words stand above")
         return
+    if held is not None:
+        held.close()
     health(args.host, args.port)
     ended = subprocess.run([program, "start", f"--address={args.ray}", "--block"], check=False)
     raise DriverError(
@@ -88,21 +100,23 @@ def ray(args: argparse.Namespace) -> None:
 
 
 def serve(args: argparse.Namespace, words: list[str]) -> None:
-    check_port(args.host, args.port)
+    held = hold_port(args.host, args.port)
     short_sockets()
     if args.key_file:
         os.environ[vllm_guard.KEY_FILE] = str(args.key_file)
         words = [*words, "--middleware", "vllm_guard.Guard"]
     if args.ray:
-        ray(args)
+        ray(args, held)
     if "--headless" in words:
+        if held is not None:
+            held.close()
         health(args.host, args.port)
     else:
         words = [*words, "--host", args.host, "--port", str(args.port)]
-    vllm(["serve", *with_ranks(words)])
+    vllm(["serve", *with_ranks(words)], held)
 
 
-def vllm(words: list[str]) -> None:
+def vllm(words: list[str], held: socket.socket | None = None) -> None:
     """What the program `vllm` does with these words. The program itself asks for the metadata of a package `vllm`,
     which the CPU build lacks under that name."""
     from vllm.entrypoints.cli import serve as command
@@ -117,6 +131,8 @@ def vllm(words: list[str]) -> None:
     args = parser.parse_args(words)
     for one in known:
         one.validate(args)
+    if held is not None:
+        held.close()
     args.dispatch_function(args)
 
 
