@@ -71,6 +71,8 @@ def parts(full: bool = False) -> list[Part]:
         Part("docker", pytest("tests/unit", "-m", "docker"), fast=False, alone=True),
         Part("slow", pytest("tests/unit", "-m", "slow and not docker"), fast=False, alone=True),
         Part("faults", pytest("tests/faults"), fast=False, alone=True, when=there("tests/faults")),
+        Part("fuzz", pytest("-s", "tests/fuzz"), fast=False, when=there("tests/fuzz")),
+        Part("soak", tool("python", "-m", "tests.faults.soak"), fast=False, alone=True),
         Part("e2e", pytest("tests/e2e", *engines), fast=False, alone=True, when=there("tests/e2e")),
         *benchmarks(),
     ]

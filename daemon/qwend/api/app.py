@@ -14,12 +14,14 @@ from starlette.routing import Route
 
 from qwend.api.control import Control, Json, RecipeRequest
 from qwend.api.openapi import document
+from qwend.core.wording import show
 from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
 from qwend.model.host import Host
 
 log = logging.getLogger(__name__)
 
 _MAX_BODY = 16 * 1024 * 1024
+_LARGEST = 1 << 63  # what a database takes
 _HOSTS = {"qwend", "localhost", ""}
 _encode = msgspec.json.Encoder().encode
 
@@ -322,6 +324,9 @@ def _number(text: str | None, kind: type[N]) -> N | None:
     if text is None:
         return None
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError:
-        raise UsageError(f'"{text}" is no number', code="bad-request") from None
+        number = None
+    if number is None or not 0 <= number < _LARGEST:
+        raise UsageError(f"{show(text)} is no number from 0 on", code="bad-request")
+    return number

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
+from qwend.core.wording import show
+
 _LONGEST = 64
 _MOST = 4096
 
@@ -37,4 +39,4 @@ def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing."""
     found = closest(word, known)
-    return f"; did you mean {found}?" if found else ""
+    return f"; did you mean {show(found)}?" if found else ""
