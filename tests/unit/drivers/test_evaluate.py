@@ -182,6 +182,20 @@ def test_what_is_known_to_be_wrong_is_not_tried_again(said: str, meant: str, tmp
     assert tool.starts == 1
 
 
+def test_a_perplexity_that_is_no_number_is_not_tried_again(tmp_path: Path) -> None:
+    tool = Tool(tmp_path, "[1]nan,[4]nan,\nUnexpected negative standard deviation of log(prob)\n")
+    figures = tool.model().perplexity(tmp_path / "text").figures
+    assert math.isnan(figures["perplexity"])  # which `metric` refuses
+    assert tool.starts == 1
+
+
+def test_a_model_to_which_all_tokens_are_equally_likely_has_a_perplexity_without_an_error(
+    tmp_path: Path,
+) -> None:
+    tool = Tool(tmp_path, "[1]9.0,[4]9.0000,\nUnexpected negative standard deviation of log(prob)\n")
+    assert tool.model().perplexity(tmp_path / "text").figures == {"perplexity": 9.0, "perplexity_error": 0.0}
+
+
 def test_a_short_text_is_told_before_anything_is_computed(tmp_path: Path) -> None:
     tool = Tool(tmp_path)
     (tmp_path / "tokens").write_text(str(list(range(31))) + "\n")

@@ -7,6 +7,7 @@ too short, and under load its last lines may be lost.
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 import subprocess
@@ -29,6 +30,7 @@ from ev_common import (
 T = TypeVar("T")
 NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
 FINAL = re.compile(rf"Final estimate: PPL = {NUMBER} \+/- {NUMBER}")
+RUNNING = re.compile(rf"\[\d+\]{NUMBER},")
 DONE = re.compile(r"\[(\d+)\][\d.]+,|^\s*(\d+)\s+[\d.]+ ±", re.MULTILINE)
 DIVERGED = {
     "perplexity": rf"Mean PPL\(Q\) *: *{NUMBER}",
@@ -108,8 +110,7 @@ class Gguf:
         words = ["-f", str(text), "--chunks", str(windows)]
         if save is not None:
             words += ["--save-all-logits", str(save)]
-        found = self._twice(words, windows, FINAL.search)
-        figures = {"perplexity": float(found[1]), "perplexity_error": float(found[2])}
+        figures = self._twice(words, windows, _estimated)
         return Measured(figures, tokens_digest(tokens[: windows * settings.context]), windows)
 
     def divergence(self, base: Path) -> Measured:
@@ -162,6 +163,18 @@ class Gguf:
                     seen = now
                     progress(self.name, seen, windows, "windows")
         return process.returncode, said.decode("utf-8", "replace")
+
+
+def _estimated(said: str) -> dict[str, float] | None:
+    """The last estimate. Where all tokens are equally likely there is no error, and the tool prints no last line."""
+    if found := FINAL.search(said):
+        return {"perplexity": float(found[1]), "perplexity_error": float(found[2])}
+    running = RUNNING.findall(said)
+    if running and (
+        "Unexpected negative standard deviation" in said or not math.isfinite(float(running[-1]))
+    ):
+        return {"perplexity": float(running[-1]), "perplexity_error": 0.0}
+    return None
 
 
 def _diverged(said: str) -> dict[str, float] | None:

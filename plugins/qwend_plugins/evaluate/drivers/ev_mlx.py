@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ class MlxNet:
         self.name, self.device = name, settings.device
         try:
             loaded: Any = load(str(place))
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
+        except Exception as error:  # whatever the libraries raise; all of it stands in the log
+            traceback.print_exc()
             raise EvalError(f"{name} cannot be loaded: {str(error)[:300]}") from None
         self.model, self.tokenizer = loaded[0], loaded[1]._tokenizer
         self.vocabulary = int(self.model(mx.array([[0]])).shape[-1])

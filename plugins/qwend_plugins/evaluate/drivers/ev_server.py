@@ -165,6 +165,7 @@ def serving(
                 process.kill()
                 process.wait()
             sys.stdout.write(_said(log)[-20_000:])
+            sys.stdout.flush()
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, name: str, log: Any) -> None:

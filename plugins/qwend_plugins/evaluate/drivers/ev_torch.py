@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ class TorchNet:
             self.model: Any = AutoModelForCausalLM.from_pretrained(
                 place, dtype=dtype, device_map=device_map, **said
             )
-        except (ImportError, ValueError, OSError, KeyError, RuntimeError) as error:
+        except Exception as error:  # whatever the libraries raise; all of it stands in the log
+            traceback.print_exc()
             raise _refused(error, name) from None
         self.model.eval()
         self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
@@ -134,6 +136,10 @@ def _refused(error: Exception, name: str) -> EvalError:
     text = str(error)
     if "trust_remote_code" in text:
         return EvalError(f"{name} brings code of its own", "read it, then say trust_remote_code: true")
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
+        return EvalError(
+            f"{name}: there was not enough memory", "a smaller dtype, or a smaller model, needs less"
+        )
     if "deserializing header" in text or "MetadataIncompleteBuffer" in text:
         return EvalError(
             f"{name}: a safetensors file is broken or cut short", "qwend store verify finds damage"
