@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from tests.e2e.conftest import Qwend
 
-pytestmark = [pytest.mark.e2e, pytest.mark.native]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.native,
+    pytest.mark.engine("evaluate", "calibration", images=["llama-cpp", "datasets"]),
+]
 
 GATED = """\
 version: 1
@@ -137,6 +141,37 @@ def test_formats_are_measured_on_the_same_windows_and_agree(qwend: Qwend) -> Non
     table = Path(qwend.json("inspect", "together")["artifact"]["location"]) / "report.json"
     tokens = {model["tokens_sha256"] for model in json.loads(table.read_text())["models"]}
     assert len(tokens) == 1
+
+
+def test_a_sample_of_a_table_is_drawn_once_and_kept_with_the_rows_that_it_holds(qwend: Qwend) -> None:
+    rows = [
+        f"Row {index} tells of a bridge, a river and the town of number {index * 7}." for index in range(100)
+    ]
+    (qwend.folder / "rows.csv").write_text(
+        "id,said\n" + "".join(f'{n},"{row}"\n' for n, row in enumerate(rows))
+    )
+    text = """\
+version: 1
+name: rows
+models: {base: "smoke:qwen2?format=gguf"}
+datasets: {words: {from: "file:rows.csv", column: said, sample: 40, seed: 7}}
+steps:
+  ppl:
+    uses: evaluate/perplexity
+    from: base
+    with: {text: words, context: 64, chunks: 2, threads: 1}
+    expect: [perplexity > 1]
+"""
+    recipe = write(qwend, text)
+    qwend("up", recipe)
+    words = qwend.json("inspect", "words")["artifact"]
+    told = words["facts"]["extra"]
+    kept = [
+        json.loads(line)["text"] for line in (Path(words["location"]) / "data.jsonl").read_text().splitlines()
+    ]
+    assert kept == [rows[index] for index in told["row_ids"]]
+    assert (len(set(told["row_ids"])), told["source_rows"], told["seed"]) == (40, 100, 7)
+    assert "nothing to do" in qwend("up", recipe)
 
 
 @pytest.mark.slow
