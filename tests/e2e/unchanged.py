@@ -1,6 +1,6 @@
 """Which engines changed since their end-to-end tests last passed on this machine.
 
-A module whose tests carry `pytest.mark.engine("vllm", images=["vllm"])` is run when the plugin, one of its images or
+A module whose tests carry `pytest.mark.engine("vllm", images=["vllm"])` is run when a plugin, one of its images or
 the module itself differs from what passed before (several plugins may be named); the digests of what passed lie in the
 cache folder. `--full` runs all of them. Without it, none is begun behind QWEND_CHECK_UNTIL (seconds since 1970): a
 machine that has everything to build leaves some for its next run, and says which.

@@ -25,16 +25,16 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "changed", ["plugins/qwend_plugins/toy/file", "images/qwend_images/toy/file", "test_toy.py"]
 )
 def test_a_change_is_seen(checkout: Path, changed: str) -> None:
-    before = digest_of("toy", ["toy"], checkout / "test_toy.py")
+    before = digest_of(["toy"], ["toy"], checkout / "test_toy.py")
     (checkout / changed).write_text("changed")
-    assert digest_of("toy", ["toy"], checkout / "test_toy.py") != before
+    assert digest_of(["toy"], ["toy"], checkout / "test_toy.py") != before
 
 
 def test_what_was_compiled_is_no_change(checkout: Path) -> None:
-    before = digest_of("toy", ["toy"], checkout / "test_toy.py")
+    before = digest_of(["toy"], ["toy"], checkout / "test_toy.py")
     (checkout / "plugins/qwend_plugins/toy/__pycache__").mkdir()
     (checkout / "plugins/qwend_plugins/toy/__pycache__/x.pyc").write_text("bytes")
-    assert digest_of("toy", ["toy"], checkout / "test_toy.py") == before
+    assert digest_of(["toy"], ["toy"], checkout / "test_toy.py") == before
 
 
 def test_what_passed_is_remembered(tmp_path: Path) -> None:
