@@ -211,7 +211,7 @@ def main() -> int:
     os.environ.setdefault("UV_CACHE_DIR", str(folder / "uv"))
     os.environ.setdefault("QWEND_CHECK_UNTIL", str(time.time() + ENGINES_BEGIN_WITHIN_S))
     runner = Runner(folder / "logs")
-    # Whoever started us in the background had interrupts ignored, and every child would inherit that: tests of Ctrl-C too.
+    # A shell starts what runs in the background with interrupts ignored; tests of Ctrl-C would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = time.monotonic()
     try:
