@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.e2e.conftest import ROOT, Qwend
 
 from qwend.model.weights import look
+from qwend_plugins.awq.common import ARCHITECTURES
 
 pytestmark = [
     pytest.mark.e2e,
@@ -75,6 +77,8 @@ def test_awq_is_proved_and_served(qwend: Qwend) -> None:
     log = qwend("logs", "-p", "awq", "quant")
     assert "14 matrices quantised, 0 kept" in log
     assert "it answers" in log
+    (source,) = (qwend.home / "images").glob("awq-cpu-*/lib/python3*/site-packages/awq/models/auto.py")
+    assert set(re.findall(r'^    "(\w+)": \w+AWQFor', source.read_text(), re.MULTILINE)) == ARCHITECTURES
 
 
 def test_scaled_weights_become_a_gguf_that_is_measured(qwend: Qwend) -> None:

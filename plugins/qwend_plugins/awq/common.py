@@ -9,46 +9,12 @@ from pydantic import Field
 
 from qwend.plugin import Finding, Params, StepView, flag, reference
 
-ARCHITECTURES = frozenset(
-    (
-        *(
-            "aquila",
-            "baichuan",
-            "bloom",
-            "cohere",
-            "deepseek_v2",
-            "deepseek_v3",
-            "exaone",
-            "falcon",
-            "gemma",
-            "gemma2",
-        ),
-        *(
-            "gpt_bigcode",
-            "gpt_neox",
-            "gptj",
-            "internlm2",
-            "llama",
-            "llava",
-            "llava_next",
-            "minicpm",
-            "minicpm3",
-        ),
-        *(
-            "mistral",
-            "mixtral",
-            "mpt",
-            "opt",
-            "phi3",
-            "phi3_v",
-            "qwen",
-            "qwen2",
-            "qwen2_5_omni",
-            "qwen2_5_vl",
-        ),
-        *("qwen2_vl", "qwen3", "qwen3_moe", "RefinedWeb", "RefinedWebModel", "stablelm", "starcoder2", "Yi"),
-    )
-)
+ARCHITECTURES = frozenset({
+    "aquila", "baichuan", "bloom", "cohere", "deepseek_v2", "deepseek_v3", "exaone", "falcon", "gemma", "gemma2",
+    "gpt_bigcode", "gpt_neox", "gptj", "internlm2", "llama", "llava", "llava_next", "minicpm", "minicpm3", "mistral",
+    "mixtral", "mpt", "opt", "phi3", "phi3_v", "qwen", "qwen2", "qwen2_5_omni", "qwen2_5_vl", "qwen2_vl", "qwen3",
+    "qwen3_moe", "RefinedWeb", "RefinedWebModel", "stablelm", "starcoder2", "Yi",
+})  # fmt: skip
 """What AutoAWQ 0.2.9, its last release, knows (`AWQ_CAUSAL_LM_MODEL_MAP`; a test holds this to the image)."""
 ALIASES = {"qwen3moe": "qwen3_moe"}
 """GGUF spells some architectures otherwise."""

@@ -107,6 +107,7 @@ def modifiers(options: dict[str, Any]) -> list[Any]:
     if options["algorithm"] == "awq":
         from llmcompressor.modifiers.transform.awq import AWQModifier
 
+        scale_only_what_is_rounded(AWQModifier)
         before.append(AWQModifier(duo_scaling=options["duo_scaling"], n_grid=options["n_grid"]))
     if options["algorithm"] != "gptq":
         return [*before, QuantizationModifier(**scheme)]
@@ -120,6 +121,21 @@ def modifiers(options: dict[str, Any]) -> list[Any]:
             **scheme,
         ),
     ]
+
+
+def scale_only_what_is_rounded(kind: Any) -> None:
+    """llm-compressor's AWQ also scales in front of matrices that `ignore` leaves out, and divides by zero there."""
+    resolve = kind._set_resolved_mappings
+
+    def careful(self: Any, model: Any) -> None:
+        resolve(self, model)
+        self._resolved_mappings = [
+            mapping
+            for mapping in self._resolved_mappings
+            if any(getattr(layer, "quantization_scheme", None) for layer in mapping.balance_layers)
+        ]
+
+    kind._set_resolved_mappings = careful
 
 
 def _scheme(options: dict[str, Any]) -> dict[str, Any]:
