@@ -94,9 +94,19 @@ def test_06_a_crash_loop_goes_on_counting_over_a_crash_of_the_daemon(own: House)
 
 def test_06_a_service_that_hangs_while_no_daemon_watches_is_found_out(own: House) -> None:
     own.up("r", {"chat": serve(hang_after=1.0, patience=0.3, restart="no")})
+    url = own.row("r/chat")["url"]
     own.kill()
+    wait_for(lambda: _hangs(f"{url}/work"), "it hangs")
     own.start()
     assert "/work did not answer" in own.until("r/chat", "failed")["reason"]
+
+
+def _hangs(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, data=b"{}", timeout=0.5):
+            return False
+    except TimeoutError:
+        return True
 
 
 @pytest.fixture
