@@ -63,8 +63,7 @@ class Recovery:
             if (row.runtime or "native") == name and (row.alive or row.state in {"waiting", "backoff"})
         ]
         adopted = 0
-        # Who lives holds its leases before anybody who waits is given any.
-        for row in sorted(mine, key=lambda row: not row.alive):
+        for row in mine:
             adopted += await self._take_up(row, living, ended)
         known = {f"{self._world.instance}:{box.row.marker}" for box in self._reconciler.boxes.values()}
         strays = living.keys() - known
@@ -79,7 +78,8 @@ class Recovery:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _hold(self) -> None:
-        """What may live holds its leases until it is known not to: also in a runtime that does not answer yet."""
+        """What may live holds its leases until it is known not to, before anybody who waits is given any: also in a
+        runtime that does not answer yet."""
         for row in self._reconciler.rows():
             if row.alive:
                 step = next((s for s in self._reconciler.known(row.recipe) if s.name == row.step), None)
