@@ -147,7 +147,8 @@ async def state(disk: Path) -> dict[str, Any]:
     result["true"] = book.replay() == {"step": book.rows("step")}
     filler.unlink()
     await book.record(running(10_000))
-    await book.record(running(10_001))  # the reserve is set aside after the commit of the first, before this one
+    # The reserve is set aside after the commit of the first, before this one.
+    await book.record(running(10_001))
     result["recovers"] = (book.rows("step")["r/s1"]["number"], book.full, (disk / "reserve").exists())
     await book.close()
     book = await SqliteState.open(str(disk / "state.db"))

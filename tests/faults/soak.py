@@ -138,9 +138,7 @@ class Soak:
     def _expect_news(self, row: dict[str, Any]) -> None:
         def changed() -> bool:
             now = self._house.row(f"{row['recipe']}/{row['step']}")
-            return (
-                now["state"] != "ready" or now["generation"] != row["generation"] or now["pid"] != row["pid"]
-            )
+            return any(now[name] != row[name] for name in ("state", "generation", "pid"))
 
         try:
             wait_for(changed, "news", 30)

@@ -18,6 +18,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from schemathesis.core.result import Ok
 from tests.faults.house import House, a_house, wait_for
 
 pytestmark = pytest.mark.native
@@ -109,7 +110,7 @@ def test_every_operation_keeps_its_promises_whatever_it_is_asked(house: House) -
     pid = house.pid
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     schema = schemathesis.openapi.from_dict(document(house))
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     assert len(operations) > 20
     for operation in operations:
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
