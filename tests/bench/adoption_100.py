@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "daemon"))
 
 from tests.bench.house import House, house
+from tests.faults.house import dead
 
 from qwend.client import Client
 from qwend.errors import QwendError
@@ -104,7 +105,7 @@ def rows(client: Client) -> Rows:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+    while not dead(pid):
         time.sleep(0.005)
 
 
