@@ -30,6 +30,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Soak:
             try:
                 with urllib.request.urlopen(f"{row['url']}/health", timeout=30) as answer:
                     answer.read()
-            except OSError:
+            except (OSError, HTTPException):
                 self._expect_news(row)
 
     def _expect_news(self, row: dict[str, Any]) -> None:
