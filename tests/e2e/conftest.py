@@ -149,7 +149,10 @@ class Docker:
         labels += [f"org.qwend.step={step}"] if step else []
         filters = [word for label in labels for word in ("--filter", f"label={label}")]
         ids = self("ps", "-aq", "--no-trunc", *filters).split()
-        found: list[dict[str, Any]] = json.loads(self("inspect", *ids)) if ids else []
+        found: list[dict[str, Any]] = []
+        for one in ids:  # each apart: one that is removed just now is simply gone
+            told = subprocess.run(["docker", "inspect", one], capture_output=True, text=True, check=False)
+            found += json.loads(told.stdout) if told.returncode == 0 else []
         return found
 
     def inside(self, container: str, script: str) -> str:
