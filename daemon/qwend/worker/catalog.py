@@ -174,7 +174,7 @@ def _add(
     guard = Guard(point.name, crumb)
     try:
         module = guard.call("import", point.load)
-        catalogue.folders += _home(module)
+        catalogue.folders += [*_home(module), *_beside(module)]
         catalogue.add(point.name, module, distribution, version, crumb)
     except QwendError as error:
         catalogue.folders += _located(point)
@@ -222,6 +222,15 @@ def _home(module: ModuleType) -> list[str]:
     """Where a plugin's code lies: the folder of a package, the file of a module."""
     paths = [str(path) for path in getattr(module, "__path__", ())]
     return paths or [str(path) for path in [getattr(module, "__file__", None)] if path]
+
+
+def _beside(module: ModuleType) -> list[str]:
+    """The same for what lies beside a plugin in a package of several, as far as it was imported: shared code."""
+    package = module.__name__.rpartition(".")[0]
+    if not package:
+        return []
+    below = [name for name in list(sys.modules) if name.rpartition(".")[0] == package]
+    return [path for name in below for path in _home(sys.modules[name])]
 
 
 def _located(point: metadata.EntryPoint) -> list[str]:

@@ -111,6 +111,20 @@ def test_a_change_of_a_plugins_file_or_of_what_is_installed_can_be_seen(site: Pa
     assert str(site / "plug_good.py") in watched
 
 
+def test_a_change_of_what_several_plugins_share_can_be_seen(site: Path) -> None:
+    package, info = site / "plug_many", site / "dist_many-1.0.dist-info"
+    for folder in (package / "mine", package / "shared", info):
+        folder.mkdir(parents=True)
+    (package / "shared" / "__init__.py").write_text("NAME = 'many/one'\n")
+    (package / "shared" / "driver.py").write_text("print()\n")
+    (package / "mine" / "__init__.py").write_text("import plug_many.shared\n" + engines("many/one"))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-many\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[qwend.plugins.v1]\nmany = plug_many.mine\n")
+    catalogue = load_plugins(entry_points=entry_points(site))
+    assert "many/one" in catalogue.engines
+    assert str(package / "shared" / "driver.py") in catalogue.watch()
+
+
 def test_observers_are_told_and_what_they_raise_is_given_back(site: Path) -> None:
     seen = HEAD + "SEEN = []\n@hookimpl\ndef qwend_event(event):\n    SEEN.append(event.kind)\n"
     bad = HEAD + "@hookimpl\ndef qwend_event(event):\n    raise SystemExit(1)\n"
