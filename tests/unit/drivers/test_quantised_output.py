@@ -171,8 +171,12 @@ def test_a_scaled_checkpoint_keeps_its_tensors_and_says_nothing_of_quantisation(
     with pytest.raises(Trouble, match="converter would refuse it"):
         check_scaled(source, checkpoint(tmp_path / "says", SOURCE, SAYS_AWQ))
     other = SOURCE | {"model.norm.weight": ("F32", (256,))}
-    with pytest.raises(Trouble, match=r"model\.norm\.weight was BF16"):
+    with pytest.raises(Trouble, match=r"model\.norm\.weight is F32 \(256,\), and should be BF16"):
         check_scaled(source, checkpoint(tmp_path / "other", other))
+    half = checkpoint(tmp_path / "half", {name: ("F16", shape) for name, (_, shape) in SOURCE.items()})
+    assert check_scaled(source, half, "float16").dtypes == {"F16": 5}
+    with pytest.raises(Trouble, match="is F16"):
+        check_scaled(source, half)
     with pytest.raises(Trouble, match="is missing from the result"):
         check_scaled(source, checkpoint(tmp_path / "few", dict(list(SOURCE.items())[1:])))
 

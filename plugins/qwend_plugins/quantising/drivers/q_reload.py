@@ -116,7 +116,7 @@ def main() -> None:
     options = json.loads(args.options.read_text(encoding="utf-8"))
     progress("verify", 0, 1)
     if options["claim"] is None:
-        written = check_scaled(args.source, args.out)
+        written = check_scaled(args.source, args.out, options["torch_dtype"])
     else:
         claim = {**options["claim"], "ignore": tuple(options["claim"].get("ignore", ()))}
         written = check_written(args.source, args.out, Claim(**claim))

@@ -21,6 +21,7 @@ SCALES = ("scales", "weight_scale", "weight_scale_inv")
 SLACK = 0.25
 """How far the size may be above what was reckoned: indices, padding, a head that was tied."""
 GROUPLESS = (None, 0, -1)
+FORMATS = {"float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,9 @@ def _groups(said: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(said.get("bits"), said.get("group_size"))]
 
 
-def check_scaled(source: Path, out: Path) -> Written:
-    """A scaled checkpoint: the same tensors in the same number format, some of other values, and nothing that says
-    quantised. Raises Trouble otherwise."""
+def check_scaled(source: Path, out: Path, wanted: str = "auto") -> Written:
+    """A scaled checkpoint: the same tensors in the number format that the step says (`auto`: the source's), some of
+    other values, and nothing that says quantised. Raises Trouble otherwise."""
     before, after = tensors_of(source), tensors_of(out)
     if "quantization_config" in config_of(out):
         raise Trouble(
@@ -163,8 +164,9 @@ def check_scaled(source: Path, out: Path) -> Written:
         raise Trouble(f"{missing[0]} is missing from the result ({len(missing)} of {len(before)})")
     for name, tensor in before.items():
         found = after.get(name, tensor)
-        if found.shape != tensor.shape or found.dtype != tensor.dtype:
-            raise Trouble(f"{name} was {tensor.dtype} {tensor.shape} and became {found.dtype} {found.shape}")
+        dtype = FORMATS.get(wanted, tensor.dtype)
+        if name in after and (found.shape != tensor.shape or found.dtype != dtype):
+            raise Trouble(f"{name} is {found.dtype} {found.shape}, and should be {dtype} {tensor.shape}")
     matrices = linears(before)
     size = sum(tensor.size for tensor in after.values())
     reckoned = sum(tensor.size for tensor in before.values())
