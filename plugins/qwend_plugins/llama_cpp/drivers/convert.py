@@ -62,12 +62,18 @@ def report(**row: Any) -> None:
 
 
 def refuse_remote_code() -> None:
-    """Make every `from_pretrained` of transformers' Auto classes see `trust_remote_code=False`."""
+    """Make the Auto classes that the converter calls see `trust_remote_code=False`, and close the one door through
+    which transformers loads code of a checkpoint, whoever knocks. The other Auto classes are not even imported: that
+    alone would take two seconds."""
     transformers: Any = importlib.import_module("transformers")
-    for name in ("AutoConfig", "AutoTokenizer", "AutoModel", "AutoModelForCausalLM", "AutoProcessor"):
-        kind = getattr(transformers, name, None)
-        if kind is not None:
-            kind.from_pretrained = classmethod(careful(kind.from_pretrained.__func__))
+    for name in ("AutoConfig", "AutoTokenizer"):
+        kind = getattr(transformers, name)
+        kind.from_pretrained = classmethod(careful(kind.from_pretrained.__func__))
+    importlib.import_module("transformers.dynamic_module_utils").__dict__["get_class_in_module"] = refuse
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise PermissionError("the checkpoint contains custom code")
 
 
 def careful(original: Callable[..., Any]) -> Callable[..., Any]:
