@@ -69,7 +69,10 @@ def refuse_remote_code() -> None:
     for name in ("AutoConfig", "AutoTokenizer"):
         kind = getattr(transformers, name)
         kind.from_pretrained = classmethod(careful(kind.from_pretrained.__func__))
-    importlib.import_module("transformers.dynamic_module_utils").__dict__["get_class_in_module"] = refuse
+    door: Any = importlib.import_module("transformers.dynamic_module_utils")
+    if not hasattr(door, "get_class_in_module"):
+        fail("this transformers loads code of checkpoints in another way than the driver knows how to close")
+    door.get_class_in_module = refuse
 
 
 def refuse(*_: Any, **__: Any) -> Any:

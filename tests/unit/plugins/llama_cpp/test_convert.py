@@ -133,11 +133,18 @@ def test_it_needs_no_network() -> None:
 
 def run_driver(tmp_path: Path, body: str, *flags: str) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
     """Runs the driver on a converter of our own, with a stand-in for transformers that tells what it was asked."""
-    (tmp_path / "transformers.py").write_text(
+    package = tmp_path / "transformers"
+    package.mkdir(exist_ok=True)
+    (package / "dynamic_module_utils.py").write_text(
+        "def get_class_in_module(*_):\n    return 'their code'\n"
+    )
+    (package / "__init__.py").write_text(
         "class AutoTokenizer:\n"
         "    @classmethod\n"
         "    def from_pretrained(cls, folder, trust_remote_code=None):\n"
         "        return trust_remote_code\n"
+        "class AutoConfig(AutoTokenizer):\n"
+        "    pass\n"
     )
     script = tmp_path / "converter.py"
     script.write_text(body)
@@ -164,6 +171,14 @@ print(AutoTokenizer.from_pretrained("m", trust_remote_code=True), sys.argv[1:])
 def test_the_driver_takes_the_converters_trust_back(tmp_path: Path) -> None:
     assert run_driver(tmp_path, ASKS)[0].stdout == "False ['model', '--outfile', 'x']\n"
     assert run_driver(tmp_path, ASKS, "--trust-remote-code")[0].stdout.startswith("True ")
+
+
+def test_the_door_to_a_checkpoints_code_is_closed_whoever_knocks(tmp_path: Path) -> None:
+    knocks = "from transformers import dynamic_module_utils\nprint(dynamic_module_utils.get_class_in_module('x', 'y'))\n"
+    done, rows = run_driver(tmp_path, knocks)
+    assert done.returncode == 1
+    assert rows[0]["error"]["message"] == "the checkpoint needs code of its own, which was not allowed to run"
+    assert run_driver(tmp_path, knocks, "--trust-remote-code")[0].stdout == "their code\n"
 
 
 @pytest.mark.parametrize(
