@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Any
 
@@ -203,6 +204,8 @@ class FakeState:
         for event in self.events:
             self._project(event)
         self.ports: dict[str, int] = dict(crash.ports) if crash else {}
+        self.released: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.active: set[str] = set(crash.active) if crash else set()
         self.full = False
 
     async def record(self, *events: Event) -> tuple[Event, ...]:
@@ -223,6 +226,8 @@ class FakeState:
             table[event.subject] = msgspec.json.decode(msgspec.json.encode(event.row))
 
     def rows(self, table: str) -> dict[str, dict[str, Any]]:
+        if table == "lease":
+            return {key: {"port": port, "active": key in self.active} for key, port in self.ports.items()}
         return self.tables.get(table, {})
 
     async def lease_port(self, holder: str, wanted: int | None, avoid: Iterable[int] = ()) -> Lease:
@@ -233,9 +238,14 @@ class FakeState:
         if port is None or port in taken:
             port = next(number for number in range(20000, 20100) if number not in taken)
         self.ports[holder] = port
+        self.active.add(holder)
         return Lease("port", str(port), holder, sticky=True)
 
     async def release(self, holder: str, sticky: bool = False) -> None:
+        if self.full:
+            raise OutOfResource("no space left for the state", code="disk-full")
+        self.active.discard(holder)
+        self.released[holder].set()
         if sticky:
             self.ports.pop(holder, None)
 

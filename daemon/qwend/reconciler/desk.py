@@ -66,6 +66,7 @@ class Desk:
         self._held: dict[str, tuple[Lease, ...]] = {}
         self._services: set[str] = set()
         self._told: dict[str, str] = {}
+        self._owed: dict[str, bool] = {}
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="desk")
 
@@ -92,12 +93,20 @@ class Desk:
         self._keep(key, needs, tuple(leases))
 
     async def give_back(self, key: str, port: bool) -> None:
-        """Takes a step out of the queue and its leases back; the sticky port only if asked."""
+        """Takes a step out of the queue and its leases back; the sticky port only if asked.
+
+        A port that a full disk keeps from being given back is given back when there is room.
+        """
         self._queue.pop(key, None)
         self._held.pop(key, None)
         self._services.discard(key)
+        self._owed.pop(key, None)
+        try:
+            await self._world.state.release(key, sticky=port)
+        except QwendError as error:
+            log.warning("%s: its port is given back later: %s", key, error)
+            self._owed[key] = port
         self._wake.set()
-        await self._world.state.release(key, sticky=port)
 
     def exchange(self, one: str, other: str) -> None:
         """Each of two services holds what the other held."""
@@ -125,12 +134,20 @@ class Desk:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _AGAIN_S if self._queue else None)
+                await asyncio.wait_for(self._wake.wait(), _AGAIN_S if self._queue or self._owed else None)
             self._wake.clear()
             try:
+                await self._pay()
                 await self._serve()
             except Exception:
                 log.exception("leases could not be decided")
+
+    async def _pay(self) -> None:
+        for key, port in list(self._owed.items()):
+            if self._owed.get(key) == port:
+                with contextlib.suppress(QwendError):
+                    await self._world.state.release(key, sticky=port)
+                    self._owed.pop(key, None)
 
     async def _serve(self) -> None:
         if not self._queue:
@@ -181,4 +198,5 @@ class Desk:
             else:
                 post(Refused(reason, error.code))
         else:
+            self._owed.pop(key, None)
             post(Granted(port=int(lease.name), gpus=gpus))

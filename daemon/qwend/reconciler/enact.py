@@ -127,10 +127,7 @@ class Enactor(Places):
     async def _release(self, port: bool) -> None:
         self._unwatch()
         self._box.world.reports.forget(self._box.key)
-        try:
-            await self._box.world.desk.give_back(self._box.key, port)
-        except QwendError as error:  # a full disk: the port stays written down as this step's own
-            log.warning("%s: its port is given back later: %s", self._box.key, error)
+        await self._box.world.desk.give_back(self._box.key, port)
         await self._clear_away()
 
     async def _clear_away(self) -> None:

@@ -53,8 +53,8 @@ async def forget(reconciler: Reconciler, box: Mailbox, why: str) -> None:
     reconciler.boxes.pop(box.key, None)
     world = reconciler.world
     event = Event("service.gone", box.key, "step", None, run=box.row.run, reason=why)
+    await world.desk.give_back(box.key, port=True)
     try:
-        await world.desk.give_back(box.key, port=True)
         await world.record(event)
     except QwendError as error:
         log.warning("%s: %s", box.key, error)

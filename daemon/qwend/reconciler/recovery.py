@@ -39,6 +39,7 @@ class Recovery:
     async def recover(self) -> dict[str, int]:
         """Attaches every runtime that is there. Returns counts: adopted, ended, strays."""
         self._hold()
+        await self._give_back()
         for row in self._reconciler.rows():
             if row.key.endswith(HEIR):
                 # It never took over: its process is a stray now, and the run that goes on starts another.
@@ -86,6 +87,13 @@ class Recovery:
                 if step is not None:
                     self._world.desk.hold(row.key, Needs.of(row.key, step), row)
 
+    async def _give_back(self) -> None:
+        """Ports that the last daemon had no time, or no room on its disk, to give back."""
+        alive = {row.key for row in self._reconciler.rows() if row.alive}
+        for holder, lease in self._world.state.rows("lease").items():
+            if lease.get("active") and holder not in alive:
+                await self._world.desk.give_back(holder, port=False)
+
     async def _take_up(self, row: Step, living: dict[str, Handle], ended: dict[str, Exit]) -> bool:
         """Goes on with one step; whether a process of it lives on."""
         compiled = self._reconciler.compiled(row.recipe)
@@ -127,6 +135,7 @@ class Recovery:
         )
         event = Event(f"{row.kind}.{state}", row.key, "step", msgspec.to_builtins(gone), row.run, gone.reason)
         await self._world.record(event)
+        await self._world.desk.give_back(row.key, port=True)
 
     async def _listen(self, runtime: Runtime) -> None:
         async for exit in runtime.exits():

@@ -17,13 +17,14 @@ from qwend.control.lockfile import LockFile
 from qwend.control.planning import Planned
 from qwend.control.running import Running
 from qwend.core.planner import Snapshot, plan
-from qwend.core.signals import Stop
+from qwend.core.signals import Go, Stop
 from qwend.errors import OutOfResource
 from qwend.model.artifact import Artifact
 from qwend.model.event import Event
 from qwend.model.host import Host
 from qwend.model.launch import Resources
 from qwend.model.plan import Compiled, Plan, Restart
+from qwend.reconciler import desk
 
 
 @pytest.fixture
@@ -199,6 +200,38 @@ async def test_a_stop_on_a_full_disk_is_written_down_when_there_is_room(house: H
     house.world.state.full = False
     await house.world.clock.advance(2.0)
     assert house.world.state.rows("step")["r/chat"]["state"] == "stopped"
+
+
+async def test_a_port_that_could_not_be_given_back_is_given_back_when_there_is_room(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "_AGAIN_S", 0.01)
+    await house.ready(recipe(service("chat"), service("other")))
+    house.world.state.full = True
+    for name in ("chat", "other"):
+        house.reconciler.boxes[f"r/{name}"].post(Stop("down"))
+    await settle()
+    assert house.state("chat") == "stopped"
+    assert house.world.state.active == {"r/chat", "r/other"}
+    house.world.state.full = False
+    house.reconciler.boxes["r/other"].post(Go())
+    await house.world.clock.advance(2.0)
+    await asyncio.wait_for(house.world.state.released["r/chat"].wait(), 10)
+    assert house.world.state.active == {"r/other"}, "who was started again meanwhile keeps its own"
+    assert house.state("other") == "ready"
+
+
+async def test_a_port_that_the_last_daemon_did_not_give_back_is_given_back(
+    house: House, tmp_path: Path
+) -> None:
+    await house.ready(recipe(service("chat"), service("lives")))
+    row = msgspec.structs.replace(house.row("chat"), state="stopped", want="down", handle=None)
+    await house.world.record(Event("service.stopped", "r/chat", "step", msgspec.to_builtins(row)))
+    house.runtime.running.pop(house.runtime.marker("r/chat"))  # and here the daemon is killed
+    fresh = await house.crash(tmp_path)
+    assert fresh.world.state.active == {"r/lives"}
+    await fresh.reconciler.close()
+    await fresh.world.close()
 
 
 async def test_a_run_that_cannot_be_written_down_is_refused(house: House) -> None:
