@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import urllib.request
 from pathlib import Path
@@ -89,10 +88,10 @@ def test_scaled_weights_become_a_gguf_that_is_measured(qwend: Qwend) -> None:
     assert bits_of_layers(scaled) == pytest.approx(16, abs=0.1)
     config = json.loads((Path(scaled["location"]) / "config.json").read_text())
     assert "quantization_config" not in config
+    assert scaled["metrics"]["scaling_kld"] < 5e-3
     figures = artifact(qwend, "quality", "awq_to_gguf")["metrics"]
-    # In nats: of a model that knows nothing, a hundredth of the loss is a seventh of the perplexity.
-    assert math.log(figures["q4.perplexity"]) == pytest.approx(math.log(figures["f16.perplexity"]), rel=0.02)
-    assert 0 < figures["q4.mean_kld"] < 0.1
+    assert figures["q4.perplexity"] == pytest.approx(figures["f16.perplexity"], rel=0.1)
+    assert 0 < figures["q4.mean_kld"] < figures["plain.mean_kld"]
 
 
 def test_the_schemes_of_vllm_are_proved(qwend: Qwend) -> None:

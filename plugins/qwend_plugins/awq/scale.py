@@ -19,6 +19,10 @@ class ScaleParams(CalibrationParams):
     w_bit: int = Field(
         4, description="bits that the scales are searched for: those of the GGUF to come", ge=2, le=8
     )
+    apply_clip: bool = Field(
+        False,
+        description="also clip the weights where AWQ's own rounding would gain by it; another tool's seldom does",
+    )
     torch_dtype: Literal["auto", "float16", "bfloat16"] = Field(
         "auto", description="format of the scaled weights; auto: the source's"
     )

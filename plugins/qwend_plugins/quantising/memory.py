@@ -32,7 +32,7 @@ def quantising(
     if cards:
         return Resources(
             memory=_LIBRARIES + weights + states,
-            gpu_memory=one + GIB,
+            gpu_memory=max(one, result.bytes or 0) + GIB,  # the result is loaded once, whole
             gpus=cards,
             disk=result.bytes,
             heavy=True,

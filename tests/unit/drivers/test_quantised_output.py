@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from q_awq import restoring
 from q_calibration import blocks, read_texts, rows_of
 from q_finish import carry_over, readable
 from q_report import Trouble, explain
@@ -303,3 +304,56 @@ def test_known_failures_are_told_in_words() -> None:
     assert explain(RuntimeError("CUDA out of memory. Tried"))[0] == "there was not enough memory"
     assert "architecture qwen9" in explain(TypeError("qwen9 isn't supported yet."))[0]
     assert explain(ValueError("a\n  b")) == ("ValueError: a b", "")
+
+
+class Weight:
+    """A number in memory, as torch's tensors are on a CPU: `.cpu()` is no copy."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def cpu(self) -> Weight:
+        return self
+
+    def clone(self) -> Weight:
+        return Weight(self.value)
+
+
+class Layer:
+    """One weight, and how AutoAWQ reads and restores it."""
+
+    def __init__(self) -> None:
+        self.weight = Weight(1.0)
+
+    def state_dict(self) -> dict[str, Weight]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, values: dict[str, Weight]) -> None:
+        self.weight.value = values["weight"].value
+
+
+class Search:
+    """The shape of AutoAWQ's search: keep the weights, try a scale, put them back."""
+
+    def _compute_best_scale(
+        self, x: Any, w_mean: Any, x_mean: Any, layer: Layer, linears: list[Any], *, fails: bool = False
+    ) -> float:
+        kept = {name: value.cpu() for name, value in layer.state_dict().items()}
+        layer.weight.value *= 3.0
+        if fails:
+            raise RuntimeError("no scale")
+        layer.load_state_dict(kept)
+        return 3.0
+
+
+def test_a_search_for_scales_leaves_the_weights_as_it_found_them() -> None:
+    layer = Layer()
+    Search()._compute_best_scale(None, None, None, layer, [])
+    assert layer.weight.value == 3.0  # AutoAWQ itself: what is restored is what was scaled
+    mended, layer = restoring(Search)(), Layer()
+    assert mended._compute_best_scale(None, None, None, layer, []) == 3.0
+    assert layer.weight.value == 1.0
+    assert layer.state_dict()["weight"] is layer.weight  # its own again
+    with pytest.raises(RuntimeError, match="no scale"):
+        mended._compute_best_scale(None, None, None, layer, [], fails=True)
+    assert layer.state_dict()["weight"] is layer.weight

@@ -57,6 +57,26 @@ def counted(layers: range, desc: str = "", **_: Any) -> Iterator[int]:
     progress("quantise", len(layers), len(layers), "layer")
 
 
+def restoring(kind: Any) -> Any:
+    """AutoAWQ's quantizer, with a search that leaves the weights as it found them on a CPU too.
+
+    It keeps them by `.cpu()`, which on a CPU is no copy: the first scales that it tries stay multiplied in, and what
+    comes out is another model."""
+
+    class Restoring(kind):  # type: ignore[misc]
+        def _compute_best_scale(
+            self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, *rest: Any, **named: Any
+        ) -> Any:
+            shared = module2inspect.state_dict
+            module2inspect.state_dict = lambda: {name: value.clone() for name, value in shared().items()}
+            try:
+                return super()._compute_best_scale(x, w_mean, x_mean, module2inspect, *rest, **named)
+            finally:
+                del module2inspect.state_dict
+
+    return Restoring
+
+
 def settle(model: Any, dtype: Any) -> None:
     """Every number of the model in `dtype`, packed weights and their 16-bit scales apart: kernels fix those."""
     import torch
@@ -124,6 +144,7 @@ def quantise(args: argparse.Namespace, options: dict[str, Any]) -> None:
         max_calib_samples=samples,
         max_calib_seq_len=length,
         max_chunk_memory=args.chunk_mib << 20,
+        quantizer_cls=restoring(quantizer.AwqQuantizer),
     )
     write(wrapped, tokenizer, args, options, pack)
 

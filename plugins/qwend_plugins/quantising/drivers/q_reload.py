@@ -22,6 +22,8 @@ from q_written import Claim, Written, check_scaled, check_written
 
 PROMPT = "你好，请用一句话介绍你自己。"
 TOKENS = 8
+SAME = 0.05
+"""Nats between a model and its scaled form, at most; rounding to 16 bits makes about 0.001, clipping 0.01."""
 
 
 def load(folder: Path, library: str, device: str, trust: bool) -> Any:
@@ -48,6 +50,29 @@ def load(folder: Path, library: str, device: str, trust: bool) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(
         str(folder), device_map={"": device}, trust_remote_code=trust, torch_dtype="auto"
     )
+
+
+def likelihoods(model: Any, tokenizer: Any, device: str) -> Any:
+    """Log-probabilities of the next token at each position of the prompt, in the machine's memory."""
+    import torch
+
+    ids = tokenizer(PROMPT * 4, return_tensors="pt").input_ids.to(device)
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1).cpu()
+
+
+def hold_to_source(scaled: Any, tokenizer: Any, args: argparse.Namespace) -> None:
+    """Raises Trouble where the scaled model's distributions are not the source's (mean KL divergence in nats)."""
+    source = load(args.source, "transformers", args.device, args.trust_remote_code)
+    before = likelihoods(source, tokenizer, args.device)
+    away = float((before.exp() * (before - scaled)).sum(-1).mean())
+    say(f"the scaled model's answers are {away:.2g} nats away from the source's")
+    report(metric={"name": "scaling_kld", "value": away})
+    if not away <= SAME:
+        raise Trouble(
+            f"the scaled model answers otherwise than the source ({away:.2g} nats away)",
+            "apply_clip: false changes nothing but the scales; if it is off, keep the log and report it",
+        )
 
 
 def read_on_a_cpu() -> None:
@@ -132,6 +157,10 @@ def main() -> None:
         raise Trouble(f"the result cannot be loaded again: {message}", hint) from error
     said = answer(model, tokenizer, args.device)
     say(f"loaded in {time.monotonic() - begun:.1f} s; asked {PROMPT!r}, it answers {said[:200]!r}")
+    if options["claim"] is None:
+        scaled = likelihoods(model, tokenizer, args.device)
+        del model  # a card that holds one of them need not hold both
+        hold_to_source(scaled, tokenizer, args)
     sys.stdout.flush()
     os._exit(0)  # threads of these libraries linger, and one that ends badly would spoil the exit code
 

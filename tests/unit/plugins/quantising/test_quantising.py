@@ -15,6 +15,9 @@ from qwend.plugin.samples import HOSTS
 from qwend_plugins.awq.quantize import Quantize as Awq
 from qwend_plugins.awq.scale import Scale
 from qwend_plugins.gptq.quantize import Quantize as Gptq
+from qwend_plugins.llama_cpp.convert import Convert
+from qwend_plugins.llama_cpp.quantize import Quantize as Gguf
+from qwend_plugins.llama_cpp.serve import Serve
 from qwend_plugins.llm_compressor.quantize import Quantize as Compressor
 
 TEXTS = model("texts", Facts(rows=200), "dataset/text")
@@ -84,6 +87,21 @@ def test_a_scaled_model_claims_nothing_and_stays_as_large() -> None:
     assert product.type == "model/safetensors"
     assert product.facts.bytes == QWEN_7B.bytes
     assert options(Scale(), made(Scale()))["claim"] is None
+
+
+@pytest.mark.parametrize("outtype", ["f16", "bf16", "auto"])
+def test_of_a_scaled_model_only_the_quantised_gguf_is_served_without_a_warning(outtype: str) -> None:
+    product = Scale().product(made(Scale()))
+    given = model("scaled", product.facts, product.type)
+    converted = Convert().product(step(Convert(), given, with_={"outtype": outtype}))
+    assert converted is not None
+    plain = model("plain", converted.facts, converted.type)
+    assert warnings(Serve(), step(Serve(), plain)) == [
+        "from: plain is scaled for quantising and not quantised: in 16 bits that gains nothing"
+    ]
+    quantised = Gguf().product(step(Gguf(), plain, with_={"type": "Q4_K_M"}))
+    assert quantised is not None
+    assert warnings(Serve(), step(Serve(), model("q4", quantised.facts, quantised.type))) == []
 
 
 def test_promised_sizes_are_those_of_the_matrices() -> None:
