@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.native, pytest.mark.slow]
 
 CONTEXT = 512
 ASKED: Any = [{"role": "user", "content": "Who painted the long ladder?"}]
+PLACES = ["Rome", "Oslo"]
 TOOLS: Any = [
     {
         "type": "function",
@@ -29,7 +30,7 @@ TOOLS: Any = [
             "description": "The weather of a place",
             "parameters": {
                 "type": "object",
-                "properties": {"place": {"type": "string"}},
+                "properties": {"place": {"enum": PLACES}},
                 "required": ["place"],
             },
         },
@@ -51,6 +52,7 @@ def engine(plugin: str, images: list[str], served: Served) -> Any:
     return pytest.param(served, served, id=served.engine, marks=pytest.mark.engine(plugin, images=images))
 
 
+FREE = {"forced_call": "it generates freely: nothing holds an answer to a grammar"}
 ENGINES = [
     engine(
         "llama_cpp",
@@ -64,7 +66,7 @@ ENGINES = [
             },
         ),
     ),
-    engine("transformers", ["transformers"], Served("transformers/serve", {"context": CONTEXT})),
+    engine("transformers", ["transformers"], Served("transformers/serve", {"context": CONTEXT}, FREE)),
     engine(
         "vllm",
         ["vllm"],
@@ -73,6 +75,8 @@ ENGINES = [
             {"max_model_len": CONTEXT, "enable_auto_tool_choice": True, "tool_call_parser": "hermes"},
         ),
     ),
+    engine("llama_factory", ["llama-factory"], Served("llama-factory/serve", {"context": CONTEXT}, FREE)),
+    engine("mlx", ["mlx"], Served("mlx/serve", {"context": CONTEXT}, FREE)),
 ]
 
 
@@ -174,6 +178,23 @@ def tools_may_be_offered(speaking: Speaking) -> None:
     assert speaking.chat(tools=TOOLS).usage.prompt_tokens > speaking.chat().usage.prompt_tokens
 
 
+def a_tool_call_can_be_forced_and_read(speaking: Speaking) -> None:
+    """A grammar holds even a model that talks nonsense to the form of a call."""
+    forced = {"type": "function", "function": {"name": "weather"}}
+    asked: dict[str, Any] = {"tools": TOOLS, "tool_choice": forced, "max_tokens": 64}
+    (call,) = speaking.chat(**asked).choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["place"] in PLACES
+    pieces = [
+        one.function
+        for chunk in speaking.chat(**asked, stream=True)
+        if chunk.choices
+        for one in chunk.choices[0].delta.tool_calls or ()
+    ]
+    assert "".join(piece.name or "" for piece in pieces) == "weather"
+    assert json.loads("".join(piece.arguments or "" for piece in pieces))["place"] in PLACES
+
+
 def an_unknown_model_is_refused(speaking: Speaking) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         speaking.client.chat.completions.create(model="other", messages=ASKED, max_tokens=1)
@@ -220,6 +241,7 @@ CHECKS: dict[str, Callable[[Speaking], None]] = {
     "seed": sampling_with_a_seed_can_be_repeated,
     "completions": a_completion_continues_a_text,
     "tools": tools_may_be_offered,
+    "forced_call": a_tool_call_can_be_forced_and_read,
     "unknown_model": an_unknown_model_is_refused,
     "too_long": a_prompt_longer_than_the_context_is_refused_with_its_reason,
     "out_of_range": a_value_out_of_range_is_refused_in_openais_shape,

@@ -13,14 +13,12 @@ from qwend.plugin import (
     Finding,
     Given,
     Host,
-    HttpProbe,
     Image,
     ImageRef,
     InputRef,
     Launch,
     Params,
     PortRef,
-    Probe,
     Resources,
     SecretRef,
     StepView,
@@ -30,13 +28,16 @@ from qwend.plugin import (
     reference,
 )
 from qwend_plugins.llama_factory import common
+from qwend_plugins.serving import API_KEY, chat_probe
+from qwend_plugins.serving.batches import DRIVERS as SHARED
 
-API_KEY = "api_key"
 OURS = (
     "model_name_or_path", "adapter_name_or_path", "export_dir", "finetuning_type", "stage", "trust_remote_code",
     "cache_dir", "offload_folder", "hf_hub_token", "ms_hub_token", "om_hub_token", "infer_backend",
+    "num_beams", "length_penalty", "skip_special_tokens",
 )  # fmt: skip
 _DRIVERS = ("lf_report", "lf_tensors", "lf_infer")
+_FRONT = ("openai_http", "openai_worker", "openai_shapes", "openai_requests", "answer_text", "hf_generate")
 
 
 class InferParams(Params):
@@ -77,6 +78,20 @@ class InferParams(Params):
     )
 
 
+class ServeParams(InferParams):
+    """What a server has besides."""
+
+    context: int | None = Field(
+        None,
+        description="tokens of question and answer together; left out: what the model was trained for",
+        ge=64,
+        le=2**24,
+    )
+    served_model_name: tuple[str, ...] = Field(
+        (), description="more names under which the model answers, besides the step's"
+    )
+
+
 class _Infer:
     params: ClassVar[type[Params]] = InferParams
     accepts: ClassVar[tuple[str, ...]] = ("adapter/lora", "model/safetensors")
@@ -110,16 +125,19 @@ class _Infer:
 
 
 class Serve(_Infer):
-    """LLaMA-Factory's API server. It answers one request at a time: a look at a training's result, not a server
-    for many; `vllm/serve` and `llama-cpp/serve` are those."""
+    """A server for what LLaMA-Factory loads, by the training's template. It answers one request at a time: a look at
+    a training's result, not a server for many; `vllm/serve` and `llama-cpp/serve` are those."""
 
     name: ClassVar[str] = "llama-factory/serve"
     kind: ClassVar[Literal["job", "service", "interactive"]] = "service"
-    summary: ClassVar[str] = "serves a model or an adapter over LLaMA-Factory's OpenAI-style API"
+    summary: ClassVar[str] = "serves a model or an adapter over an OpenAI-compatible API, by LLaMA-Factory"
+    params: ClassVar[type[Params]] = ServeParams
 
     def launch(self, step: StepView, host: Host) -> Launch:
+        params = _params(step)
+        assert isinstance(params, ServeParams)
         key = API_KEY in step.secrets
-        chat = {"model": step.name, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        names = [word for name in (step.name, *params.served_model_name) for word in ("--name", name)]
         return Launch(
             argv=(
                 *_command(step),
@@ -127,21 +145,19 @@ class Serve(_Infer):
                 BindRef(),
                 "--port",
                 PortRef(),
-                "--name",
-                step.name,
+                *names,
+                *(() if params.context is None else ("--context", str(params.context))),
                 *(("--api-key-file", SecretRef(API_KEY)) if key else ()),
             ),
             env=common.environment(),
-            files=_files(step),
+            files=(
+                *_files(step),
+                *common.drivers("lf_engine"),
+                *(driver(SHARED / f"{name}.py") for name in _FRONT),
+            ),
             secrets=(API_KEY,) if key else (),
             resources=_resources(step),
-            probe=Probe(
-                ready=HttpProbe("/v1/models"),
-                work=HttpProbe(
-                    "/v1/chat/completions", body=chat, field="usage.completion_tokens", timeout_s=120.0
-                ),
-                deadline_s=300.0,
-            ),
+            probe=chat_probe(step.name, deadline_s=300.0),
             hints=common.HINTS,
             port_taken_exit=98,
             api="openai",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from qwend.plugin import (
     BindRef,
     DriverRef,
@@ -34,6 +36,14 @@ _PASSED = (
     "kv_bits", "kv_group_size", "quantized_kv_start", "num_draft_tokens",
 )  # fmt: skip
 """Parameters that mlx_lm.server takes as they are."""
+_FILES = (
+    "mlx_serve.py",
+    "mlx_http.py",
+    "mlx_stops.py",
+    "mlx_start.py",
+    "openai_requests.py",
+    "answer_text.py",
+)
 
 
 class ServeParams(Params):
@@ -55,6 +65,12 @@ class ServeParams(Params):
     )
     max_tokens: int = flag(
         "--max-tokens", 2048, description="most tokens of an answer where a request names none", ge=1
+    )
+    context: int | None = Field(
+        None,
+        description="tokens of prompt and answer together; left out: what the model was trained for",
+        ge=64,
+        le=2**24,
     )
     chat_template: str | None = flag(
         "--chat-template", None, description="a Jinja template in place of the model's own", min_length=1,
@@ -124,6 +140,12 @@ class Serve:
         params, facts = _params(step), step.inputs[0].facts
         yield from common.machine_findings(step, host)
         yield from common.model_findings(step)
+        if params.context and facts.context and params.context > facts.context:
+            yield Finding(
+                f"a context of {params.context} is beyond what the model was trained for ({facts.context})",
+                "with.context",
+                "vllm/serve and llama-cpp/serve stretch it with YaRN",
+            )
         if params.kv_bits is not None and params.draft is not None:
             yield Finding("a quantised cache and a draft model do not go together", "with.kv_bits")
         for one in step.given.get("draft", ()):
@@ -147,13 +169,14 @@ class Serve:
 
     def launch(self, step: StepView, host: Host) -> Launch:
         params = _params(step)
-        context = min(common.DEFAULT_CONTEXT, step.inputs[0].facts.context or common.DEFAULT_CONTEXT)
+        trained = step.inputs[0].facts.context
+        context = params.context or min(common.DEFAULT_CONTEXT, trained or common.DEFAULT_CONTEXT)
         beside = sum(one.facts.bytes or 0 for one in step.given.get("draft", ()))
         template = () if params.chat_template is None else (LaunchFile(TEMPLATE, params.chat_template),)
         return Launch(
             argv=(ImageRef("bin/python"), DriverRef("mlx_serve.py"), *_words(step, params)),
             env=common.environment(step),
-            files=(*common.files("mlx_serve.py", "mlx_http.py", "mlx_start.py"), *template),
+            files=(*common.files(*_FILES), *template),
             secrets=(API_KEY,) if API_KEY in step.secrets else (),
             resources=answering(step, context, library=common.LIBRARIES, beside=beside),
             probe=chat_probe(step.name, deadline_s=180.0),
@@ -171,6 +194,8 @@ def _words(step: StepView, params: ServeParams) -> Iterator[Word]:
         yield from ("--key-file", SecretRef(API_KEY))
     if params.chat_template is not None:
         yield from ("--template-file", DriverRef(TEMPLATE))
+    if params.context is not None:
+        yield from ("--context", str(params.context))
     yield from ("--host", BindRef(), "--port", PortRef(), "--", "--model", InputRef(step.inputs[0].name))
     for one in step.given.get("draft", ()):
         yield from ("--draft-model", InputRef(one.name))

@@ -26,7 +26,7 @@ from qwend_plugins.transformers import common
 
 _FILES = (
     "tf_batch.py",
-    "tf_generate.py",
+    "hf_generate.py",
     "tf_load.py",
     "batch_rows.py",
     "batch_results.py",

@@ -11,6 +11,7 @@ for plugin in (
     "evaluate",
     "hub",
     "llama_factory",
+    "mlx",
     "ollama",
     "quantising",
     "serving",

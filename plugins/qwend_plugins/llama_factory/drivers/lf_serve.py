@@ -1,10 +1,11 @@
-"""Serve or talk: LLaMA-Factory's own API server and chat, told where to listen and with which key.
+"""Serve or talk: a model or an adapter as LLaMA-Factory loads it, told where to listen and with which key.
 
     python lf_serve.py --arguments arguments.json --model DIR [--adapter DIR]
-        [--host ADDRESS --port N --name MODEL [--api-key-file FILE]]     serve; without --port: chat here
+        [--host ADDRESS --port N --name MODEL [--name ALIAS] [--context N] [--api-key-file FILE]]
+                                                                        serve; without --port: chat here
 
-Its server allows every web page to call it (CORS `*`); here that is taken back. Exit codes: 0 ended, 1 it failed,
-98 the port is taken.
+It listens at once, so that nobody can take the port, and answers 503 until the model is loaded. Exit codes: 0 ended,
+1 it failed, 98 the port is taken.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 import errno
 import importlib
 import os
+import signal
 import socket
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,8 @@ def main(argv: list[str]) -> None:
     lf_infer.options(parser)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--name", default="model")
+    parser.add_argument("--name", action="append", help="the model's name; more are aliases")
+    parser.add_argument("--context", type=int, help="tokens of question and answer together")
     parser.add_argument("--api-key-file", type=Path)
     said = parser.parse_args(argv)
     try:
@@ -58,26 +62,41 @@ def chat(told: dict[str, Any]) -> None:
 
 
 def serve(told: dict[str, Any], said: argparse.Namespace) -> None:
-    """Binds first, so that a taken port is known before the model is loaded; answers once it is."""
-    listener = bound(said.host, said.port)
-    os.environ["API_MODEL_NAME"] = said.name
+    """Listens, loads, answers until a signal; open streams are cut then."""
+    from lf_engine import (
+        LlamaFactory,  # with the front of `transformers/serve`, which a chat here does without
+    )
+    from openai_http import Handler
+    from openai_worker import Server, Service
+
+    stop, loaded = threading.Event(), threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if stop.is_set() or not loaded.is_set():
+            os._exit(0 if not loaded.is_set() else 1)  # loading holds nothing that wants tidying up
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    key = None
     if said.api_key_file:
         key = said.api_key_file.read_text(encoding="utf-8").strip()
         if not key:
             raise Refused("the secret api_key is empty")
-        os.environ["API_KEY"] = key
+    server = Server(bound(said.host, said.port), Handler)
+    threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
     progress("load the model")
-    model: Any = importlib.import_module("llamafactory.chat.chat_model").ChatModel(told)
-    app: Any = importlib.import_module("llamafactory.api.app").create_app(model)
-    app.user_middleware = [one for one in app.user_middleware if one.cls.__name__ != "CORSMiddleware"]
-    uvicorn: Any = importlib.import_module("uvicorn")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="info"))
-    listener.listen(128)
-    server.run(sockets=[listener])
+    names = tuple(said.name or ("model",))
+    server.begin(Service(LlamaFactory(told, said.context), names, key))
+    loaded.set()
+    print(f"serving {names[0]} on {said.host}:{said.port}", flush=True)
+    stop.wait()
+    server.server_close()
+    os._exit(0)  # an answer that is being generated is cut; nothing is left to be written
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at the address that does not listen yet: until the model is loaded nobody is answered."""
+    """A socket at the address that does not listen yet."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

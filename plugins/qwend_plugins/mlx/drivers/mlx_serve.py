@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from mlx_start import DriverError, generation_config, leave, read_template, report, run
+from mlx_start import DriverError, generation_config, leave, model_context, read_template, report, run
 
 ADDRESS_IN_USE = 98
 _LOOK_S = 0.5
@@ -39,6 +39,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--port", type=int, required=True)
     add("--key-file", type=Path)
     add("--template-file", type=Path)
+    add("--context", type=int, help="tokens of prompt and answer together; default: the model's own")
     args = parser.parse_args(own)
     if "--model" not in words:
         parser.error("mlx-lm's own words stand behind --, --model among them")
@@ -84,10 +85,11 @@ def serve(args: argparse.Namespace, words: list[str]) -> None:
     if args.template_file:
         words = [*words, "--chat-template", read_template(args.template_file)]
     folder = Path(words[words.index("--model") + 1])
-    from mlx_http import Handler, Served
+    from mlx_http import Generator, Handler, Served
     from mlx_lm import server as tool
 
-    served = Served(tuple(dict.fromkeys(args.name)), key, int(time.time()))
+    context = model_context(folder, args.context)
+    served = Served(tuple(dict.fromkeys(args.name)), key, int(time.time()), context)
     handler = type("OneModel", (Handler,), {"served": served})
 
     def started(host: str, port: int, provider: Any, *_: Any) -> None:
@@ -95,7 +97,7 @@ def serve(args: argparse.Namespace, words: list[str]) -> None:
         for name in served.names:  # mlx-lm maps `default_model` so
             provider._model_map[name] = provider._model_map["default_model"]
             provider._adapter_map[name] = provider._adapter_map["default_model"]
-        generator = tool.ResponseGenerator(provider, tool.LRUPromptCache(provider.cli_args.prompt_cache_size))
+        generator = Generator(provider, tool.LRUPromptCache(provider.cli_args.prompt_cache_size))
         listen(bound, handler, generator, tool.get_system_fingerprint())
 
     tool.run = started

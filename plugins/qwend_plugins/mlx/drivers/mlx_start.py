@@ -58,6 +58,18 @@ def generation_config(folder: Path) -> dict[str, Any]:
     return {name: said[name] for name in names if isinstance(said.get(name), int | float)}
 
 
+def model_context(folder: Path, said: int | None) -> int:
+    """Tokens that prompt and answer may have together: what was said, within what the model was trained for."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        raise DriverError("the model's config.json cannot be read", "fetch the model again") from None
+    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    trained = config.get("max_position_embeddings") or inner.get("max_position_embeddings")
+    known = trained if isinstance(trained, int) else 32_768
+    return min(said, known) if said else known
+
+
 def read_template(path: Path) -> str:
     """A chat template from a file."""
     try:

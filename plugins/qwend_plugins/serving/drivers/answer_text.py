@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -81,6 +81,20 @@ class Piece:
     kind: Literal["text", "thought", "call"]
     text: str
     name: str = ""
+
+
+@dataclass
+class Answer:
+    """How an answer ended: `stop`, `length`, or `cancelled`; and how many tokens it took."""
+
+    prompt_tokens: int
+    tokens: int = 0
+    finish: str = "stop"
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces if piece.kind == "text")
 
 
 class Splitter:

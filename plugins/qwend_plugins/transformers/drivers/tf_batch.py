@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) l
 from answer_text import Splitter, StopFilter
 from batch_results import Outcome, Results
 from batch_rows import BatchError, Row, read_rows, report
+from hf_generate import end_tokens, penalties, settings
 from openai_requests import BadRequest, Sampling, read_chat, read_completion
-from tf_generate import end_tokens, penalties, settings
 from tf_load import DriverError, Loaded, add_model_options, check_template, load, out_of_memory, run
 
 

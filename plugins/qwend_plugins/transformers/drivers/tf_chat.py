@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 from answer_text import Piece, Splitter
+from hf_generate import answer
 from openai_requests import BadRequest, read_chat
-from tf_generate import answer
 from tf_load import DriverError, Loaded, add_model_options, check_template, load, run
 
 HELP = """\

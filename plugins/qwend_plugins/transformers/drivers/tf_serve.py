@@ -16,14 +16,61 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from tf_http import Handler
-from tf_load import DriverError, add_model_options, check_template, load, report, run
-from tf_worker import Server, Service
+from answer_text import Answer, Piece, Splitter
+from hf_generate import answer
+from openai_http import Handler
+from openai_requests import BadRequest, Chat, Sampling
+from openai_worker import Prompt, Server, Service
+from tf_load import DriverError, Loaded, add_model_options, check_template, load, report, run
 
 ADDRESS_IN_USE = 98
+
+
+class Transformers:
+    """An Engine (openai_worker) over a loaded checkpoint; `options` go to every call of its chat template."""
+
+    most: int | None = None
+
+    def __init__(self, loaded: Loaded, options: dict[str, Any]) -> None:
+        self._loaded, self._options = loaded, options
+        self.context = loaded.context
+        self.vocabulary = len(loaded.tokenizer)
+
+    def prompt(self, chat: Chat) -> Prompt:
+        try:
+            text = self._loaded.tokenizer.apply_chat_template(
+                chat.messages,
+                tools=chat.tools,
+                add_generation_prompt=True,
+                tokenize=False,
+                **(self._options | chat.options),
+            )
+        except Exception as error:  # templates raise what they like, for roles in a wrong order above all
+            raise BadRequest(
+                f"the model's chat template refuses these messages: {error}", "messages"
+            ) from None
+        tokens = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Prompt(tokens, text.rstrip().endswith("<think>"))
+
+    def encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._loaded.tokenizer(text)["input_ids"]
+        return tokens
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        give: Callable[[Piece], None],
+        *,
+        splitter: Splitter,
+        cancelled: threading.Event,
+    ) -> Answer:
+        return answer(self._loaded, prompt, sampling, give, splitter=splitter, cancelled=cancelled)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -80,10 +127,8 @@ def serve(args: argparse.Namespace) -> None:
     threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
     loaded = load(args)
     check_template(loaded)
-    service = Service(
-        loaded, tuple(args.name), key, args.max_waiting, args.reasoning, options=args.chat_template_kwargs
-    )
-    server.begin(service)
+    engine = Transformers(loaded, args.chat_template_kwargs)
+    server.begin(Service(engine, tuple(args.name), key, args.max_waiting, args.reasoning))
     listening.set()
     report(fact={"listening": "{}:{}".format(*bound.getsockname()[:2]), "devices": [loaded.device]})
     print(

@@ -136,7 +136,12 @@ def test_a_draft_of_another_vocabulary_is_refused() -> None:
     model = Given("small", "model/mlx", msgspec.structs.replace(QWEN3, bits=4.5, vocabulary=151_936))
     other = Given("tiny", "model/mlx", Facts(vocabulary=32_000))
     step = StepView(
-        "chat", "r", ServeParams(draft="tiny"), inputs=(model,), given={"draft": (other,)}, flavour="apple"
+        "chat",
+        "r",
+        ServeParams(draft="tiny", context=None),
+        inputs=(model,),
+        given={"draft": (other,)},
+        flavour="apple",
     )
     assert [one.key for one in Serve().check(step, MAC)] == ["with.draft"]
 

@@ -7,8 +7,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from answer_text import Piece
-from tf_generate import Answer
+from answer_text import Answer, Piece
 
 
 def envelope(kind: str, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

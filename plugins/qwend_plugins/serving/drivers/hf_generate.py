@@ -1,30 +1,22 @@
-"""Generate one answer token by token, or a batch of them. Runs inside the image; imports nothing of qwend."""
+"""Generate with transformers, one answer token by token, or a batch. Runs inside the image, without qwend."""
 
 from __future__ import annotations
 
 import copy
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from answer_text import Decoder, Piece, Splitter, StopFilter
+from answer_text import Answer, Decoder, Piece, Splitter, StopFilter
 from openai_requests import Sampling
-from tf_load import Loaded
 
 
-@dataclass
-class Answer:
-    """How an answer ended: `stop`, `length`, or `cancelled`; and how many tokens it took."""
+class Loaded(Protocol):
+    """A model of transformers, its tokenizer, and how many tokens prompt and answer may have together."""
 
-    prompt_tokens: int
-    tokens: int = 0
-    finish: str = "stop"
-    pieces: list[Piece] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return "".join(piece.text for piece in self.pieces if piece.kind == "text")
+    model: Any
+    tokenizer: Any
+    context: int
 
 
 class Cancelled(Exception):

@@ -1,6 +1,6 @@
 """What is served, the thread that generates one answer after the other, and the server around them.
 
-torch computes one batch at a time; vLLM is the engine for many users at once. Runs inside the image, without qwend.
+Whoever serves brings an `Engine`; the API is the same for all of them. Standard library only, without qwend.
 """
 
 from __future__ import annotations
@@ -10,26 +10,58 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Protocol
 
-from answer_text import Piece, Splitter
-from openai_requests import BadRequest, Sampling
-from tf_generate import Answer, answer
-from tf_load import Loaded
+from answer_text import Answer, Piece, Splitter
+from openai_requests import BadRequest, Chat, Sampling
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat as the model reads it; `thinking` if its answer begins inside of <think>."""
+
+    tokens: list[int]
+    thinking: bool = False
+
+
+class Engine(Protocol):
+    """What answers. `context`: tokens of prompt and answer together; `vocabulary`: how many tokens there are;
+    `most`: tokens of an answer where a request names none (None: as many as the context leaves)."""
+
+    context: int
+    vocabulary: int
+    most: int | None
+
+    def prompt(self, chat: Chat) -> Prompt:
+        """The chat by the model's template; raises BadRequest where that refuses it. Called by many threads."""
+
+    def encode(self, text: str) -> list[int]:
+        """A text as tokens, with what the tokenizer puts in front of every text. Called by many threads."""
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        give: Callable[[Piece], None],
+        *,
+        splitter: Splitter,
+        cancelled: threading.Event,
+    ) -> Answer:
+        """Answer one prompt; `give` gets the pieces as they come. Called by one thread alone."""
 
 
 @dataclass
 class Service:
     """What is served. `names`: the first is the model's own, the others are aliases."""
 
-    loaded: Loaded
+    engine: Engine
     names: tuple[str, ...]
     key: str | None = None
     waiting: int = 256
     thoughts: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -47,9 +79,9 @@ class Job:
 class Worker(threading.Thread):
     """Generates one answer after the other."""
 
-    def __init__(self, loaded: Loaded, most: int) -> None:
+    def __init__(self, engine: Engine, most: int) -> None:
         super().__init__(name="generate", daemon=True)
-        self._loaded = loaded
+        self._engine = engine
         self._jobs: queue.Queue[Job] = queue.Queue(most)
 
     def ask(self, job: Job) -> None:
@@ -65,8 +97,7 @@ class Worker(threading.Thread):
             if job.cancelled.is_set():
                 continue
             try:
-                made = answer(
-                    self._loaded,
+                made = self._engine.answer(
                     job.prompt,
                     job.sampling,
                     job.news.put,
@@ -95,7 +126,7 @@ class Server(ThreadingHTTPServer):
 
     def begin(self, service: Service) -> None:
         """From now on requests are answered."""
-        self._worker = Worker(service.loaded, service.waiting)
+        self._worker = Worker(service.engine, service.waiting)
         self._worker.start()
         self._service = service
 
