@@ -26,7 +26,10 @@ TAIL = 400
 
 @dataclass
 class Part:
-    """A command that must end with 0. `alone` wants the machine to itself; `when` says why it is left out."""
+    """A command that must end with 0. `alone` wants the machine to itself; `when` says why it is left out.
+
+    What is alone drives real processes on a machine that others share: what failed there is tried once more, by itself.
+    It counts if it fails again, and is called unsteady, with its first output shown, if it does not."""
 
     name: str
     command: list[str]
@@ -43,6 +46,11 @@ class Result:
     code: int
     seconds: float
     output: str
+    unsteady: bool = False
+
+    @property
+    def mark(self) -> str:
+        return "unsteady" if self.unsteady else "ok" if self.code == 0 else "FAILED"
 
 
 def tool(name: str, *arguments: str) -> list[str]:
@@ -72,7 +80,7 @@ def parts(full: bool = False) -> list[Part]:
         Part("slow", pytest("tests/unit", "-m", "slow and not docker"), fast=False, alone=True),
         Part("faults", pytest("tests/faults"), fast=False, alone=True, when=there("tests/faults")),
         Part("fuzz", pytest("-s", "tests/fuzz"), fast=False, when=there("tests/fuzz")),
-        Part("soak", tool("python", "-m", "tests.faults.soak"), fast=False, alone=True),
+        Part("soak", tool("python", "-m", "tests.faults.soak", "--seed", "4"), fast=False, alone=True),
         Part("e2e", pytest("tests/e2e", *engines), fast=False, alone=True, when=there("tests/e2e")),
         *benchmarks(),
     ]
@@ -150,29 +158,37 @@ class Runner:
 
     def _one(self, part: Part) -> None:
         begun = time.monotonic()
-        environ = {**os.environ, **part.environ, "NO_COLOR": "1"}
-        process = subprocess.Popen(
-            part.command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-        )  # fmt: skip
-        self._running.add(process)
-        output, _ = process.communicate()
-        self._running.discard(process)
-        code = (
-            0 if "pytest" in part.command and process.returncode == 5 else process.returncode
-        )  # no tests: none failed
-        result = Result(part, code, time.monotonic() - begun, output)
+        code, output = self._try(part, part.command)
+        unsteady = False
+        if code == 1 and part.alone:
+            last = ["--last-failed", "--last-failed-no-failures=none"] if "pytest" in part.command else []
+            code, again = self._try(part, [*part.command, *last])
+            unsteady = code == 0
+            output += f"\n=== {part.name}: once more\n{again}"
+        elif code == 5 and "pytest" in part.command:
+            code = 0  # no tests: none failed
+        result = Result(part, code, time.monotonic() - begun, output, unsteady)
         (self._keep / f"{part.name.replace(' ', '-')}.log").write_text(output)
         with self._printing:
             self.results.append(result)
             show(result)
 
+    def _try(self, part: Part, command: list[str]) -> tuple[int, str]:
+        environ = {**os.environ, **part.environ, "NO_COLOR": "1"}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+        self._running.add(process)
+        output, _ = process.communicate()
+        self._running.discard(process)
+        return process.returncode, output
+
 
 def show(result: Result) -> None:
-    mark = "ok" if result.code == 0 else "FAILED"
-    print(f"=== {result.part.name}: {mark} ({result.seconds:.0f} s)", flush=True)
+    print(f"=== {result.part.name}: {result.mark} ({result.seconds:.0f} s)", flush=True)
     lines = result.output.rstrip().splitlines()
-    if result.code != 0:
+    if result.mark != "ok":
         print("\n".join(lines[-TAIL:]))
     elif "pytest" in result.part.command:
         print("\n".join(line for line in lines if line.startswith("SKIPPED")))
@@ -240,8 +256,7 @@ def summary(results: list[Result], left_out: list[tuple[str, str]], seconds: flo
     )
     for one in results:
         closing = [line for line in one.output.rstrip().splitlines()[-1:] if "pytest" in one.part.command]
-        how = "ok" if one.code == 0 else "FAILED"
-        print(f"  {one.part.name:<{wide}}  {how:<6} {one.seconds:6.0f} s  {' '.join(closing)}")
+        print(f"  {one.part.name:<{wide}}  {one.mark:<8} {one.seconds:6.0f} s  {' '.join(closing)}")
     for name, why in left_out:
         print(f"  {name:<{wide}}  left out: {why}")
     failed = [one.part.name for one in results if one.code != 0]

@@ -80,6 +80,8 @@ class Soak:
                 name, value = self._chance.choice(MANNERS)
                 manners[name] = value
             manners["restart"] = {"max": 3, "backoff": "50ms"}
+            # One that hangs before it is ready is met by this; four times the usual two minutes would be a long wait.
+            manners["health"] = {"deadline": "8s"}
             steps[f"s{number}"] = serve(**manners)
         for number in range(self._chance.randrange(3)):
             text = f"{self._chance.randrange(1000)}"
@@ -167,6 +169,15 @@ class Soak:
         if stored != shown:
             self.wrong.append(f"events replay to {stored}, the daemon showed {shown}")
 
+    def account(self) -> str:
+        """What there is to see of a house that does not come to an end."""
+        with contextlib.suppress(QwendError):
+            rows = "".join(f"\n  {row}" for row in self._house.rows())
+            events = "".join(f"\n  {event}" for event in self._house.events()[-60:])
+            lived = f"{self._house.processes()}\nsteps:{rows}\nevents:{events}"
+            return f"processes: {lived}\nthe daemon's log:\n{self._house.log()}"
+        return f"the daemon does not answer; its log:\n{self._house.log()}"
+
     def _active(self) -> list[Any]:
         return [lease for lease in self._house.client.get("/v1/ports")["leases"] if lease.get("active")]
 
@@ -220,10 +231,14 @@ def run(minutes: float, seed: int, disk: Path | None) -> int:
         descriptors = len(os.listdir(f"/proc/{house.pid}/fd"))
         soak = Soak(house, chance, disk)
         ends, rounds = time.monotonic() + 60 * minutes, 0
-        while time.monotonic() < ends:
-            soak.round()
-            rounds += 1
-        soak.settle(descriptors + 4)
+        try:
+            while time.monotonic() < ends:
+                soak.round()
+                rounds += 1
+            soak.settle(descriptors + 4)
+        except BaseException:
+            print(f"seed {seed}, round {rounds}: {soak.account()}", flush=True)
+            raise
     counts = ", ".join(f"{count} {what}" for what, count in soak.done.most_common())
     print(f"seed {seed}: {rounds} rounds in {minutes:g} min{'' if disk else ', disk left alone'}: {counts}")
     for text in soak.wrong:

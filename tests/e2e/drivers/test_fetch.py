@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,15 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def sizes(folder: Path) -> list[int]:
+    """How large its files are now; one that is moved away meanwhile is none."""
+    found = []
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(path.stat().st_size)
+    return found
+
+
 BOTH = {"config.json": CONFIG, "sub/model.safetensors": WEIGHTS}
 
 
@@ -87,12 +98,13 @@ def test_a_killed_fetch_leaves_nothing_visible_and_the_next_one_goes_on(
     repo.rate = 2_000_000
     process = fetch.start("--pin", write_pin(tmp_path, hub))
     parts = tmp_path / "partial"
-    while not any(path.stat().st_size > 500_000 for path in parts.glob("*")):
+    while max(sizes(parts), default=0) <= 500_000:
         assert process.poll() is None
+        time.sleep(0.001)
     process.kill()
     fetch.finish(process)
     assert "sub/model.safetensors" not in content(tmp_path / "out")
-    had = max(path.stat().st_size for path in parts.iterdir())
+    had = max(sizes(parts))
     repo.rate = None
     server.answers.clear()
     outcome = fetch("--pin", write_pin(tmp_path, hub))

@@ -17,7 +17,6 @@ import signal
 import subprocess
 import tarfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,13 +166,12 @@ def private_engine(engine: Any) -> Iterator[PrivateEngine]:
 def collected() -> Iterator[None]:
     """The `docker` package leaves the socket of a failed connection to the garbage collector."""
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
 
 
 @pytest.mark.docker
 @pytest.mark.usefixtures("collected")
+@pytest.mark.filterwarnings("ignore:unclosed .socket:ResourceWarning")  # whenever the collector comes by
 async def test_an_engine_that_is_killed_and_comes_back_is_reconciled_by_label(
     private_engine: PrivateEngine, make_order: MakeOrder, instance: str, tmp_path: Path
 ) -> None:
