@@ -9,7 +9,7 @@ import msgspec
 
 from qwend.errors import QwendError, UsageError
 from qwend.model.launch import Launch, Resources
-from qwend.model.memory import LOAD_RATE
+from qwend.model.memory import LOAD_RATE, vocabulary_bytes
 from qwend.model.plan import Policy, Restart
 from qwend.model.recipe import Step
 from qwend.plugin.launches import dangling
@@ -38,11 +38,14 @@ def finished(launch: Launch, step: Step, engine: str, inputs: Collection[str]) -
 
 
 def resources(launch: Launch, step: Step, cards: int, product: Product | None) -> Resources:
-    """What the step is expected to need: the engine's word, cards and cores by the recipe."""
+    """What the step is expected to need: the engine's word, cards and cores by the recipe. Engines speak of
+    weights; the vocabulary that lies beside them is added here."""
     said = launch.resources
     disk = said.disk
     if disk is None and product is not None:
         disk = product.facts.bytes
+    if disk and product is not None:
+        disk += vocabulary_bytes(product.type, product.facts)
     return msgspec.structs.replace(said, cpus=step.cpus or said.cpus, gpus=cards, disk=disk)
 
 

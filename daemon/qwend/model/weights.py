@@ -148,14 +148,21 @@ def _look_into(folder: Path) -> tuple[str, Facts]:
     if (folder / "adapter_config.json").is_file():
         adapter = _json(folder / "adapter_config.json")
         headers = [_header(path) for path in sorted(folder.glob("adapter_model*.safetensors"))]
+        if not headers:
+            raise HeaderError(
+                f"{folder.name}: it has an adapter_config.json and no adapter_model.safetensors"
+            )
         facts = checkpoint_facts({}, headers)
         base = adapter.get("base_model_name_or_path")
         return "adapter/lora", Facts(parameters=facts.parameters, bytes=facts.bytes, base=_text(base))
+    found = sorted(path for path in folder.glob("*.gguf") if not path.name.startswith("mmproj"))
     if (folder / "config.json").is_file():
         config = _json(folder / "config.json")
         shards = _shards(folder)
-        return checkpoint_type(config), checkpoint_facts(config, map(_header, shards), _template(folder))
-    found = sorted(path for path in folder.glob("*.gguf") if not path.name.startswith("mmproj"))
+        if shards:
+            return checkpoint_type(config), checkpoint_facts(config, map(_header, shards), _template(folder))
+        if not found:
+            raise HeaderError(f"{folder.name}: it has a config.json and no weights (*.safetensors)")
     first = [path for path in found if not (shard := _SHARD.search(path.name)) or int(shard[1]) == 1]
     if len(first) != 1:
         raise HeaderError(

@@ -140,6 +140,22 @@ def test_a_lora_adapter_names_its_base(tmp_path: Path) -> None:
     assert (type_, facts.base, facts.parameters) == ("adapter/lora", "Qwen/Qwen2.5-0.5B", 16)
 
 
+def test_a_folder_without_weights_is_no_model(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m", CONFIG, {"a": ("F16", [2], 4)})
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(HeaderError, match=r"m: it has a config\.json and no weights"):
+        look(folder)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(HeaderError, match=r"no adapter_model\.safetensors"):
+        look(tmp_path)
+
+
+def test_a_gguf_beside_a_config_is_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    write_gguf(tmp_path / "m.gguf")
+    assert look(tmp_path)[0] == "model/gguf"
+
+
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "m", CONFIG, {"a": ("F16", [2], 4)})
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
