@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 from qwend.api.control import Json, RecipeRequest
+from qwend.control.owners import Owners, stays_for
 from qwend.control.planning import Planned, Planning
 from qwend.control.streams import drain, until
+from qwend.control.ulid import ulid
 from qwend.control.views import plan_view
+from qwend.core.lifecycle import decide
 from qwend.core.signals import Again, Go, Signal, Stop
 from qwend.effects import Progress
 from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
@@ -22,14 +23,7 @@ from qwend.model.service import Run, Step
 from qwend.reconciler.reconciler import Reconciler, unfinished
 from qwend.reconciler.runs import Drive
 
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 Rows = Callable[[str | None], list[Json]]
-
-
-def ulid() -> str:
-    """A ULID: 48 bits of milliseconds and 80 random bits, sortable by time."""
-    number = (int(time.time() * 1000) << 80) | secrets.randbits(80)
-    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
 class Running:
@@ -39,8 +33,7 @@ class Running:
         self._planning = planning
         self._reconciler = reconciler
         self._rows = rows
-        self._owners: dict[str, int] = {}
-        self._kept: set[str] = set()
+        self._owners = Owners()
         self._starting: dict[str, asyncio.Lock] = {}
         self._over: dict[str, Drive] = {}
 
@@ -95,17 +88,25 @@ class Running:
                         drive = await self._start(planned, request)
             if drive is None:
                 planned.lock.write()
-                self._keep(recipe, request.kept)
+                if request.kept:
+                    self._owners.keep(recipe)
                 yield {"run": None, "attached": False, "end": self._end(recipe, "done", None)}
                 return
             run = drive.run.id
-            if attached or drive.plan.changes:
-                self._own(run, request.kept)
-            else:  # it stays for nothing: there is nothing of its own to stop
-                self._keep(recipe, request.kept)
-            yield {"run": run, "attached": attached}
-            async for item in self._follow(drive, news):
-                yield item
+            mine = not request.kept and (attached or drive.plan.changes)
+            if request.kept:
+                self._owners.keep(recipe)
+            elif mine:  # else it stays for nothing: there is nothing of its own to stop
+                self._owners.join(recipe, run)
+            stays = False
+            try:
+                yield {"run": run, "attached": attached}
+                async for item in self._follow(drive, news):
+                    stays = stays_for(item.get("end"))
+                    yield item
+            finally:
+                if mine and not stays:
+                    self._owners.leave(recipe, run)
 
     async def follow(self, run: str) -> AsyncIterator[Json]:
         drive = self._drive(run)
@@ -114,20 +115,18 @@ class Running:
                 yield item
 
     async def release(self, run: str, kill: bool) -> Json:
-        """An owner lets go. The last owner of a run that nobody kept stops what it started."""
+        """An owner lets go. The last owner of a run that nobody kept stops what it started, and no more."""
         drive = self._drive(run)
         recipe = drive.compiled.recipe
         if kill:
-            await self._reconciler.kill(recipe)
+            await self._reconciler.kill(recipe, self._owners.leaving(recipe))
             return {"stopped": True}
         if not drive.plan.changes:
             return {"stopped": False}
-        self._owners[run] = max(0, self._owners.get(run, 0) - 1)
-        others = sum(count for other, count in self._owners.items() if self._recipe_of(other) == recipe)
-        if others > 0 or recipe in self._kept:
+        runs = self._owners.let_go(recipe, run, followed=not drive.over)
+        if runs is None:
             return {"stopped": False}
-        self._owners.pop(run, None)
-        await self._reconciler.down(recipe)
+        await self._reconciler.down(recipe, runs=runs)
         return {"stopped": True}
 
     async def down(self, recipe: str | None) -> AsyncIterator[Json]:
@@ -173,6 +172,8 @@ class Running:
             await box.post(signals[verb])
             return await box.until(lambda row: row.settled)
 
+        if decide(box.row, box.compiled.policy, signals[verb]) == (box.row, ()):
+            yield {"notice": f"{key}: {box.row.state} already, there is nothing to {verb}"}
         async with self._reconciler.world.hub.follow() as news:
             task = asyncio.create_task(perform())
             async for item in until(task, news, lambda event: event.subject == key):
@@ -199,7 +200,8 @@ class Running:
                 continue
             snapshot = await self._planning.again(compiled, run.force)
             self._over[run.id] = await self._reconciler.start(run, compiled, snapshot)
-            self._keep(run.recipe, run.kept)
+            if run.kept:
+                self._owners.keep(run.recipe)
             count += 1
         return count
 
@@ -276,28 +278,13 @@ class Running:
             "steps": self._rows(recipe),
         }
 
-    def _own(self, run: str, kept: bool) -> None:
-        if kept:
-            self._keep(self._recipe_of(run), True)
-        else:
-            self._owners[run] = self._owners.get(run, 0) + 1
-
-    def _keep(self, recipe: str, kept: bool) -> None:
-        if kept and recipe:
-            self._kept.add(recipe)
-
-    def _recipe_of(self, run: str) -> str:
-        return self._over[run].compiled.recipe if run in self._over else ""
-
     def _drive(self, run: str) -> Drive:
         if run not in self._over:
             raise UsageError(f"there is no run {run}", code="no-such-run")
         return self._over[run]
 
     async def _down(self, names: list[str]) -> list[Step]:
-        self._kept.difference_update(names)
-        for run in [one for one in self._owners if self._recipe_of(one) in names]:
-            del self._owners[run]
+        self._owners.forget(names)
         return [
             row
             for rows in await asyncio.gather(*(self._reconciler.down(one) for one in names))

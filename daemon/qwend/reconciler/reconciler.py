@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Literal
 
 import msgspec
@@ -188,8 +188,9 @@ class Reconciler:
 
     # -- stops -------------------------------------------------------------------------------------
 
-    async def down(self, recipe: str, kill: bool = False) -> list[Step]:
-        """Stops a recipe in reverse order of dependence; returns the rows of what was stopped."""
+    async def down(self, recipe: str, kill: bool = False, runs: Collection[str] | None = None) -> list[Step]:
+        """Stops a recipe, or what these runs of it started, in reverse order of dependence; returns the rows of
+        what was stopped."""
         drive = self.drives.pop(recipe, None)
         if drive is not None and not drive.over:
             await drive.cancel()
@@ -198,7 +199,11 @@ class Reconciler:
             if row.key not in self.boxes and _under_way(row) and row.step in {step.name for step in steps}:
                 self.find(row.key)
         boxes = {box.row.step: box for box in self.boxes.values() if box.row.recipe == recipe}
-        live = {name: box for name, box in boxes.items() if box.row.alive or not box.row.settled}
+        live = {
+            name: box
+            for name, box in boxes.items()
+            if (box.row.alive or not box.row.settled) and (runs is None or box.row.run in runs)
+        }
         users = _users(steps)
         tasks: dict[str, asyncio.Task[Step]] = {}
 
@@ -216,10 +221,10 @@ class Reconciler:
                 tasks[name] = asyncio.create_task(stop(name))
         return list(await asyncio.gather(*tasks.values()))
 
-    async def kill(self, recipe: str) -> None:
-        """Ends what still stops: the second Ctrl-C."""
+    async def kill(self, recipe: str, runs: Collection[str]) -> None:
+        """Ends what these runs started and what still stops: the second Ctrl-C."""
         for box in self.boxes.values():
-            if box.row.recipe == recipe and box.row.alive:
+            if box.row.recipe == recipe and box.row.alive and box.row.run in runs:
                 box.post(Stop("killed", kill=True))
 
     def find(self, key: str) -> Mailbox:

@@ -199,7 +199,7 @@ class Drive:
         box = await self._reconciler.fit(self.compiled, step, self.run.id)
         producers = self._reconciler.producers(self.compiled, step)
         if verb == "keep" and box.row.want == "up" and box.row.state not in {"stopped", "failed"}:
-            await box.adopt(step, producers, self.run.id)
+            await box.adopt(step, producers, box.row.run)  # who started it answers for it
         else:
             await self._image(step)
             if await self._rolled(box, step, producers, f"replaced: {why}"):

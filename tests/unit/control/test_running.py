@@ -55,7 +55,28 @@ class House:
             return host, ("native",)
 
         planning = Planning(self.worker, Asker(), Images(), self.reconciler, runtime=None, runtimes=native)
-        self.running = Running(planning, self.reconciler, lambda _: [])
+        self.planning = planning
+        self.restart()
+
+    def restart(self) -> None:
+        """What another daemon knows of those who asked: nothing."""
+        self.running = Running(
+            self.planning,
+            self.reconciler,
+            lambda _: [{"kind": row.kind, "step": row.step} for row in self.reconciler.rows()],
+        )
+
+    async def let_go(self, told: list[dict[str, Any]]) -> bool:
+        """A client of that `up` says that it wants no more of it: whether this stopped anything."""
+        run = next(item["run"] for item in told if "run" in item)
+        task = asyncio.create_task(self.running.release(run, kill=False))
+        for _ in range(3):
+            await settle()
+            await self.world.clock.advance(1.0)
+        return bool((await asyncio.wait_for(task, 1))["stopped"])
+
+    def states(self) -> dict[str, str]:
+        return {row.step: row.state for row in self.reconciler.rows()}
 
     async def up(self, compiled: Compiled, kept: bool = True) -> list[dict[str, Any]]:
         """All that a client is told; jobs succeed and services come up."""
@@ -70,7 +91,7 @@ class House:
             await settle()
             for marker in list(self.world.runtimes["native"].running):
                 if "job" in marker:
-                    self.world.runtimes["native"].end(marker, code=0)
+                    self.world.runtimes["native"].end(marker, code=int("bad" in marker))
             await self.world.clock.advance(1.0)
             if task.done():
                 break
@@ -153,3 +174,68 @@ async def test_an_up_that_changed_nothing_stops_nothing_when_it_is_let_go(house:
     await settle()
     await house.world.clock.advance(1.0)
     assert await asyncio.wait_for(task, 1) == {"stopped": True}
+
+
+async def test_who_lets_go_stops_what_his_run_started_and_nothing_of_before(house: House) -> None:
+    await house.up(recipe(service("chat")), kept=True)
+    house.restart()
+    second = await house.up(recipe(service("chat"), service("other")), kept=False)
+    assert await house.let_go(second)
+    assert house.states() == {"chat": "ready", "other": "stopped"}
+
+
+async def test_the_last_of_several_stops_what_all_of_them_started(house: House) -> None:
+    first = await house.up(recipe(service("chat")), kept=False)
+    second = await house.up(recipe(service("chat"), service("other")), kept=False)
+    assert not await house.let_go(second)
+    assert house.states() == {"chat": "ready", "other": "ready"}
+    assert await house.let_go(first)
+    assert house.states() == {"chat": "stopped", "other": "stopped"}
+
+
+async def test_who_wanted_it_kept_is_not_outvoted(house: House) -> None:
+    first = await house.up(recipe(service("chat")), kept=False)
+    await house.up(recipe(service("chat")), kept=True)
+    assert not await house.let_go(first)
+    assert house.states() == {"chat": "ready"}
+
+
+async def test_whose_run_failed_is_gone_and_no_longer_counts(house: House) -> None:
+    failed = await house.up(recipe(job("badjob"), service("chat")), kept=False)
+    assert end(failed)["exit_code"] == 1
+    second = await house.up(recipe(service("chat"), service("other")), kept=False)
+    assert await house.let_go(second)
+    assert house.states() == {"badjob": "failed", "chat": "stopped", "other": "stopped"}
+
+
+async def test_who_hung_up_half_way_no_longer_counts(house: House) -> None:
+    house.worker.compiled = recipe(job("job"), service("chat"))
+    stream = house.running.up(RecipeRequest((FileText("-", ""),), "/nowhere"))
+    async for item in stream:
+        if item.get("run"):
+            break
+    await stream.aclose()  # type: ignore[attr-defined]
+    joined = await house.up(recipe(job("job"), service("chat")), kept=False)
+    assert next(item["attached"] for item in joined if "attached" in item)
+    assert await house.let_go(joined)
+    assert house.states()["chat"] == "stopped"
+
+
+async def test_a_second_interrupt_kills_what_is_being_stopped_and_nothing_else(house: House) -> None:
+    await house.up(recipe(service("chat")), kept=True)
+    house.restart()
+    second = await house.up(recipe(service("chat"), service("other")), kept=False)
+    assert await house.let_go(second)
+    await house.running.release(next(item["run"] for item in second if "run" in item), kill=True)
+    await settle()
+    assert house.states()["chat"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("step", "verb", "state"), [("job", "stop", "succeeded"), ("chat", "start", "ready")]
+)
+async def test_a_verb_that_changes_nothing_says_so(house: House, step: str, verb: str, state: str) -> None:
+    await house.up(recipe(job("job"), service("chat")))
+    told = [item async for item in house.running.act(f"r/{step}", verb)]
+    assert told[0] == {"notice": f"r/{step}: {state} already, there is nothing to {verb}"}
+    assert end(told)["state"] == state
