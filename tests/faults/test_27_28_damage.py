@@ -69,6 +69,10 @@ async def test_27_a_flipped_byte_and_a_zero_tail_are_found_and_set_aside(
     (bad,) = end["bad"]
     assert (bad["digest"], bad["path"]) == (hurt.digest, "model.gguf")
     assert "sha256" in bad["problem"]
+    assert (
+        bad["mend"]
+        == f"{hurt.digest[:12]} is set aside; the next `qwend up` that needs it makes or fetches it again"
+    )
     assert await store.find("f2") is None
     assert await store.find("f1") == good
     (aside,) = (tmp_path / "store/quarantine").iterdir()
@@ -128,6 +132,7 @@ async def test_27_a_changed_file_of_the_users_is_told_and_left_alone(tmp_path: P
     (bad,) = (await verified(store))["bad"]
     assert (bad["digest"], bad["path"]) == (artifact.digest, "mine")
     assert "is yours" in bad["problem"]
+    assert "the next `qwend up` takes the file as it is now" in bad["mend"]
     assert (tmp_path / "mine").read_bytes() == b"MINE"
     assert await store.find("f1") is None
     await store.close()

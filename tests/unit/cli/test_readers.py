@@ -227,11 +227,15 @@ def test_store_ls_and_prune_speak_of_bytes(qwend: Qwend, daemon: FakeDaemon) -> 
 
 
 def test_a_damaged_store_is_told_file_by_file(qwend: Qwend, daemon: FakeDaemon) -> None:
-    bad = {"digest": "3fa9c1d20000", "path": "model.gguf", "problem": "sha256 differs"}
-    daemon.streams("POST", "/v1/store/verify", {"end": {"checked": 7, "bad": [bad], "exit_code": 1}})
+    mend = "3fa9c1d20000 is set aside; `qwend up` of huanhuan makes or fetches q4 again"
+    bad = {"digest": "3fa9c1d20000", "path": "model.gguf", "problem": "sha256 differs", "mend": mend}
+    other = {**bad, "path": "config.json", "problem": "is missing"}
+    daemon.streams("POST", "/v1/store/verify", {"end": {"checked": 7, "bad": [bad, other], "exit_code": 1}})
     ended = qwend("store", "verify")
     assert ended.code == 1
-    assert ended.out == "3fa9c1d20000/model.gguf: sha256 differs\n7 checked, 1 damaged\n"
+    assert ended.out.splitlines() == [
+        "3fa9c1d20000/model.gguf: sha256 differs", "3fa9c1d20000/config.json: is missing", mend, "7 checked, 2 damaged"
+    ]  # fmt: skip
 
 
 def test_images_ls_shows_what_is_realised(qwend: Qwend, daemon: FakeDaemon) -> None:

@@ -19,13 +19,18 @@ from qwend.model.artifact import Artifact
 
 logger = logging.getLogger("qwend.store")
 
+_AGAIN = "the next `qwend up` that needs it makes or fetches it again"
+_TAKEN = "the next `qwend up` takes the file as it is now"
+
 
 class Damage(msgspec.Struct, frozen=True):
-    """What is wrong with an artifact. `path` is relative to it (escaped), empty where it is not about one file."""
+    """What is wrong with an artifact, and how it is mended. `path` is relative to it (escaped), empty where it is
+    not about one file."""
 
     digest: str
     path: str
     problem: str
+    mend: str
 
 
 class Verifier:
@@ -63,21 +68,23 @@ class Verifier:
         for name, problem in sorted(self._catalogue.broken.items()):
             path = os.path.join(self._layout.manifests, name)
             if os.path.exists(path):
-                found.append(Damage("", escape(name), f"the manifest cannot be read: {problem}"))
+                text = f"the manifest cannot be read: {problem}"
+                found.append(Damage("", escape(name), text, "set aside; " + _AGAIN))
                 os.rename(path, os.path.join(self._layout.quarantine, name))
         self._catalogue.broken.clear()
         return found
 
     def _problems(self, artifact: Artifact) -> list[Damage]:
         expected = {file.path for file in artifact.files}
+        mend = f"{artifact.digest[:12]} is set aside; {_made_again(artifact)}"
         found = []
         for file in artifact.files:
             problem = self._problem(artifact.location, file.path, file.size, file.sha256)
             if problem:
-                found.append(Damage(artifact.digest, file.path, problem))
+                found.append(Damage(artifact.digest, file.path, problem, mend))
                 self.suspects.add(file.sha256)
         strangers = [path for path in _listing(artifact.location) if path not in expected]
-        return found + [Damage(artifact.digest, path, "does not belong to it") for path in strangers]
+        return found + [Damage(artifact.digest, path, "does not belong to it", mend) for path in strangers]
 
     def _problem(self, folder: str, path: str, size: int, sha256: str) -> str | None:
         mine = in_object(folder, path)
@@ -111,7 +118,8 @@ class Verifier:
         with self._lock:
             for fingerprint in self._catalogue.fingerprints(artifact.digest, referenced=True):
                 self._catalogue.remove(fingerprint)
-        return [Damage(artifact.digest, path, "is yours and was changed or removed since it was used")]
+        problem = "is yours and was changed or removed since it was used"
+        return [Damage(artifact.digest, path, problem, f"{artifact.digest[:12]} stays as it is; {_TAKEN}")]
 
     def _set_aside(self, digest: str) -> None:
         """Moves an artifact and its manifests into the quarantine."""
@@ -128,6 +136,11 @@ class Verifier:
                 os.rename(place, os.path.join(folder, "files"))
                 os.chmod(os.path.join(folder, "files"), 0o555)
         logger.warning("artifact %s is damaged and was moved to %s", digest[:12], folder)
+
+
+def _made_again(artifact: Artifact) -> str:
+    recipe, step = (artifact.provenance.get(key) for key in ("recipe", "step"))
+    return f"`qwend up` of {recipe} makes or fetches {step} again" if recipe and step else _AGAIN
 
 
 def _listing(folder: str) -> list[str]:

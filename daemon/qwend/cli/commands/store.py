@@ -48,8 +48,8 @@ def ls(as_json: bool) -> None:
 
 
 @command.command(
-    epilog="Example: qwend store verify\n\nJSON: an object with checked, bad (a list of digest, path, problem), "
-    "exit_code."
+    epilog="Example: qwend store verify\n\nJSON: an object with checked, bad (a list of digest, path, problem, "
+    "mend), exit_code."
 )
 @click.argument("digest", required=False)
 @json_option
@@ -62,6 +62,8 @@ def verify(digest: str | None, as_json: bool) -> None:
     else:
         for one in end.get("bad") or []:
             click.echo(clean(f"{one['digest'][:12]}/{one['path']}: {one['problem']}", lines=False))
+        for mend in dict.fromkeys(one["mend"] for one in end.get("bad") or []):
+            click.echo(clean(mend, lines=False))
         click.echo(f"{end.get('checked', 0)} checked, {len(end.get('bad') or [])} damaged")
     exit_with(settle(end))
 
