@@ -13,7 +13,7 @@ import pytest
 
 from qwend import __version__
 from qwend.client import Client
-from qwend.errors import QwendError, UsageError
+from qwend.errors import OutOfResource, QwendError, UsageError
 
 RECIPE = """
 name: demo
@@ -159,7 +159,7 @@ def test_another_machine_can_be_planned_for_and_not_run_on(client: Client) -> No
     card = {"index": 0, "uuid": "GPU-1", "name": "Tesla V100", "memory": 16 << 30, "capability": [7, 0]}
     there = {"system": "linux", "machine": "x86_64", "cpus": 8, "gpus": [card], "driver": "470.82"}
     text = "name: far\nmodels: {base: smoke:qwen2}\nsteps:\n  chat: {uses: vllm/serve, from: base}\n"
-    with pytest.raises(UsageError, match=r"needs driver \d+ or newer, and this is 470.82"):
+    with pytest.raises(OutOfResource, match=r"needs driver \d+ or newer, and this is 470.82"):
         list(client.stream("POST", "/v1/plan", request(text, host=there)))
     with pytest.raises(UsageError, match="can only be planned"):
         list(client.stream("POST", "/v1/runs", request(host=there)))

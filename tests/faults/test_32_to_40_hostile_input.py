@@ -16,7 +16,7 @@ import pytest
 from tests.faults.house import House, a_house, make, serve, wait_for
 from tests.unit.worker.site_kit import install
 
-from qwend.errors import QwendError, UsageError
+from qwend.errors import OutOfResource, QwendError, UsageError
 
 pytestmark = pytest.mark.native
 CANARY = "canary-7Kx2vQ9mZp4RtY8w"
@@ -311,7 +311,7 @@ def test_39_what_the_machine_lacks_is_said_by_the_plan_before_anything_is_starte
 def test_39_a_card_that_is_not_there_is_never_silently_a_cpu(house: House, name: str) -> None:
     if house.client.get("/v1/doctor")["host"]["gpus"]:
         pytest.skip("this machine has a card")
-    with pytest.raises(UsageError, match="no NVIDIA card") as caught:
+    with pytest.raises(OutOfResource, match="no NVIDIA card") as caught:
         house.plan(name, {"chat": serve("toy/serve-gpu", device="cuda")})
     assert "device: cpu" in (caught.value.hint or "")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.faults.house import ROOT, House, a_name, make, serve
 
-from qwend.errors import QwendError, UsageError
+from qwend.errors import OutOfResource, QwendError
 
 pytestmark = pytest.mark.native
 GIB = 1 << 30
@@ -144,7 +144,7 @@ def test_where_both_would_want_one_card_a_service_is_stopped_before_its_successo
 def test_39_a_card_that_is_too_small_or_not_there_is_said_by_the_plan(house: House, name: str) -> None:
     (blocker,) = house.plan(name, {"chat": gpu(gpus=[0], needs_gpu_memory=40 * GIB)})["blockers"]
     assert blocker == "chat: needs about 40.0 GiB on a card; gpu 0 has 24.0 GiB"
-    with pytest.raises(UsageError, match="there is no gpu 7"):
+    with pytest.raises(OutOfResource, match="there is no gpu 7"):
         house.plan(name, {"chat": gpu(gpus=[7])})
 
 

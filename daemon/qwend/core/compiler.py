@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,31 +21,16 @@ from qwend.core.loader import Loaded, Variant
 from qwend.core.mending import NOTHING, edge_problem
 from qwend.core.placement import Refusal
 from qwend.core.selection import Selection
+from qwend.core.source_steps import fetched, referenced
 from qwend.core.sourcing import Sought
-from qwend.core.step_parts import ingredients, input_key, reached, reads, refuse_pickles
-from qwend.core.wording import show
+from qwend.core.step_parts import ingredients, input_key, reached, reads
+from qwend.core.terms import Terms
 from qwend.errors import QwendError, UsageError
 from qwend.model.artifact import Facts, Pin
-from qwend.model.host import Host
-from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage
 from qwend.model.plan import Compiled, CompiledStep, Edge
 from qwend.model.recipe import Step
 from qwend.plugin.protocols import Engine, Given, Source, StepView
 from qwend.plugin.samples import references
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a recipe is compiled for. `runtimes` answer here; `runtime` and `device` are the user's words for this
-    run, `setting` the runtime of the configuration; `source` is the recipe's path."""
-
-    host: Host
-    runtimes: tuple[str, ...] = ("native",)
-    runtime: str | None = None
-    device: str | None = None
-    setting: str | None = None
-    smoke: bool = False
-    source: str = ""
 
 
 def compile_recipe(
@@ -60,8 +44,7 @@ def compile_recipe(
 ) -> Compiled:
     """The selected steps. Raises one QwendError whose `details` are all that is wrong."""
     if terms.runtime not in (None, "auto", *terms.runtimes):
-        refusal = placement.absent(str(terms.runtime), terms.runtimes)
-        raise UsageError(refusal.message, code="no-place", hint=refusal.hint)
+        raise placement.absent(str(terms.runtime), terms.runtimes).error()
     if terms.device not in (None, "auto"):
         uses = {loaded.recipe.steps[variant.step].uses for variant in selection.variants}
         refused = placement.refuse_device(str(terms.device), terms.host, (engines[n].flavours for n in uses))
@@ -120,8 +103,7 @@ class _Compiler:
         try:
             step = work()
         except Refusal as refusal:
-            where = self._where(name, refusal.key)
-            self.errors.append(placement.refuse(refusal, f"steps.{name}", where))
+            self.errors.append(refusal.error(f"steps.{name}", self._where(name, refusal.key)))
         except QwendError as error:
             self.errors.append(self._placed(name, error))
         except _Noted:
@@ -134,57 +116,9 @@ class _Compiler:
         pin = self._pins.get(sought.name)
         if pin is None:
             raise QwendError(f"{sought.name} was not resolved", code="unresolved", where=sought.where[0])
-        index = sought.references.index(pin.ref) if pin.ref in sought.references else 0
-        where = sought.where[index]
-        if not sought.options.get("allow_pickle"):
-            refuse_pickles(sought.name, pin, where)
-        parts = fingerprint.of_source(pin)
-        step = CompiledStep(
-            name=sought.name,
-            engine=pin.ref.partition(":")[0],
-            kind="source",
-            fingerprint=fingerprint.fingerprint("source", parts),
-            ingredients=fingerprint.labels(parts),
-            where=where,
-            pin=pin,
-            produces=pin.type,
-            facts=pin.facts,
-            notices=(pin.notice,) if pin.notice else (),
-        )
+        step = referenced(sought, pin)
         self._given[sought.name] = Given(sought.name, pin.type, pin.facts, pin=pin)
-        return step if pin.local is not None else self._fetched(step, sought, pin)
-
-    def _fetched(self, step: CompiledStep, sought: Sought, pin: Pin) -> CompiledStep:
-        provider = self._sources.get(step.engine)
-        if provider is None:
-            raise UsageError(f"no plugin resolves {step.engine}: references", where=step.where)
-        question = provider.fetch(pin, sought.options, self._terms.host)
-        if question is None:
-            raise QwendError(
-                f"{step.engine}: says nothing of how {show(pin.ref)} is fetched", code="plugin-failed"
-            )
-        image, launch = question.image, question.launch
-        flavour = image.flavour if isinstance(image, ImageSpec) else "cpu"
-        try:
-            runtime, why = self._runtime(flavour, "auto", image)
-        except Refusal as refusal:
-            raise UsageError(f"{step.name}: {refusal.message}", hint=refusal.hint, where=step.where) from None
-        sizes = [file.size for file in pin.files]
-        known = None if not sizes or None in sizes else sum(size for size in sizes if size is not None)
-        said = launch.resources
-        return msgspec.structs.replace(
-            step,
-            image=image,
-            launch=launch,
-            runtime=runtime,
-            flavour=flavour,
-            chosen=f"{runtime}: {why}",
-            # what is fetched counts as a download; more disk is what the source says beyond it
-            resources=msgspec.structs.replace(said, disk=said.disk if known is None else None),
-            secrets=launch.secrets,
-            command=describe(launch),
-            plugin=getattr(provider, "distribution", ""),
-        )
+        return step if pin.local is not None else fetched(step, sought, pin, self._sources, self._terms)
 
     def read_rows(self, sought: Sought) -> None:
         """Lets a step of its own read a data set before its readers do, where one is needed."""
@@ -236,10 +170,10 @@ class _Compiler:
             raise _Noted
         flavour, why = placement.flavour(engine.name, tuple(engine.flavours), step, host, self._terms.device)
         count, named = placement.cards(step, flavour, host)
-        runtime, where_why = self._runtime(flavour, step.runtime, None)
+        runtime, where_why = self._terms.place(flavour, step.runtime, None)
         view = self._view(variant, step, flavour, runtime, count)
         image = engine.image(view, host)
-        settled, settled_why = self._runtime(flavour, step.runtime, image)
+        settled, settled_why = self._terms.place(flavour, step.runtime, image)
         if settled != runtime:
             runtime, where_why = settled, settled_why
             view = msgspec.structs.replace(view, runtime=runtime)
@@ -303,27 +237,6 @@ class _Compiler:
                 self.errors.append(UsageError(message, code="wrong-edge", hint=problem[1], where=place))
         return not wrong
 
-    def _runtime(self, flavour: str, said: str, image: Image | None) -> tuple[str, str]:
-        """Where a step runs; some images leave no choice."""
-        terms = self._terms
-        runtimes = terms.runtimes
-        match image:
-            case HostProgram(program=program):
-                if "native" in runtimes:
-                    return "native", f"{program} is a program of this machine"
-            case UpstreamImage(name=name):
-                runtimes = tuple(name for name in runtimes if name != "native")
-                if not runtimes:
-                    hint = "qwend doctor says how to get Docker"
-                    raise Refusal(
-                        "runtime", f"{name} is a container image, and no Docker engine answers", hint
-                    )
-                if terms.runtime in (None, "auto", "native") and said in ("auto", "native"):
-                    return runtimes[0], f"{name} is a container image"
-        return placement.runtime(
-            flavour, said, terms.host, runtimes=runtimes, asked=terms.runtime, setting=terms.setting
-        )
-
     def _view(self, variant: Variant, step: Step, flavour: str, runtime: str, cards: int) -> StepView:
         return StepView(
             name=variant.name,
@@ -377,5 +290,6 @@ class _Noted(Exception):
 def _all(errors: list[QwendError]) -> QwendError:
     if len(errors) == 1:
         return errors[0]
-    kind = UsageError if any(isinstance(error, UsageError) for error in errors) else QwendError
+    kinds = {type(error) for error in errors}
+    kind = UsageError if UsageError in kinds else kinds.pop() if len(kinds) == 1 else QwendError
     return kind(f"the recipe has {len(errors)} errors", code="bad-recipe", details=tuple(errors))

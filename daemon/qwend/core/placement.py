@@ -7,11 +7,11 @@ build for cards, anything that keeps the two apart is an error that says how to 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from qwend.core.selection import family
 from qwend.core.wording import listing
-from qwend.errors import UsageError
+from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
 from qwend.model.host import Gpu, Host
 from qwend.model.recipe import Step
 
@@ -29,13 +29,32 @@ FLOORS = {"cuda": Floor(580, (7, 5)), "cuda12": Floor(525, (7, 0))}
 
 
 class Refusal(Exception):
-    """Why there is no place for a step; `key` is the key of the step that asks for it."""
+    """Why there is no place for a step; `key` is the key of the step that asks for it. The recipe is to blame."""
+
+    kind: ClassVar[type[QwendError]] = UsageError
 
     def __init__(self, key: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.key = key
         self.message = message
         self.hint = hint
+
+    def error(self, place: str = "", where: str | None = None) -> QwendError:
+        """The refusal as the user reads it; `place` is the step's key path."""
+        message = f"{place}.{self.key}: {self.message}" if place else self.message
+        return self.kind(message, code="no-place", hint=self.hint, where=where)
+
+
+class Lacking(Refusal):
+    """The machine lacks what the step asks for."""
+
+    kind = OutOfResource
+
+
+class Away(Refusal):
+    """A runtime does not answer."""
+
+    kind = Unreachable
 
 
 def flavour(
@@ -58,22 +77,22 @@ def flavour(
     return _asked(engine, flavours, wanted, step, host)
 
 
-def lacks(host: Host, device: str) -> Refusal | None:
+def lacks(host: Host, device: str) -> Lacking | None:
     """What to say where a machine has no such device."""
     if device == "cuda" and not host.gpus:
         hint = "qwend doctor says what was looked for; device cpu runs it on the CPU"
-        return Refusal("device", "this machine has no NVIDIA card that answers", hint)
+        return Lacking("device", "this machine has no NVIDIA card that answers", hint)
     if device == "apple" and "apple" not in host.flavours():
-        return Refusal("device", "this machine is no Mac with Apple silicon", "device cpu runs it here")
+        return Lacking("device", "this machine is no Mac with Apple silicon", "device cpu runs it here")
     return None
 
 
-def refuse_device(device: str, host: Host, flavours: Iterable[Iterable[str]]) -> UsageError | None:
+def refuse_device(device: str, host: Host, flavours: Iterable[Iterable[str]]) -> QwendError | None:
     """Why a device that was asked for the whole run (`--device`) cannot be had; `flavours` are those of the engines
     of its steps. Single steps without a build for it run elsewhere and say so, but not all of them."""
     lacking = lacks(host, device)
     if lacking is not None:
-        return UsageError(lacking.message, code="no-place", hint=lacking.hint)
+        return lacking.error()
     if any(family(name) == device for names in flavours for name in names):
         return None
     return UsageError(f"no step has a {device} build", code="no-place", hint="leave the device out")
@@ -84,11 +103,11 @@ def _asked(engine: str, flavours: tuple[str, ...], wanted: str, step: Step, host
         case "cuda":
             if not host.gpus:
                 hint = "qwend doctor says what was looked for; device: cpu runs it on the CPU"
-                raise Refusal("device", "this machine has no NVIDIA card that answers", hint)
+                raise Lacking("device", "this machine has no NVIDIA card that answers", hint)
             return _cuda(engine, flavours, step, host)
         case "apple":
             if "apple" not in host.flavours():
-                raise Refusal(
+                raise Lacking(
                     "device", "this machine is no Mac with Apple silicon", "device: cpu runs it here"
                 )
             return "apple", "asked for"
@@ -107,7 +126,7 @@ def _best(engine: str, flavours: tuple[str, ...], step: Step, host: Host) -> tup
         if name in flavours:
             return name, _why(engine, flavours, name, host)
     need = listing(sorted({family(name) for name in flavours}))
-    raise Refusal(
+    raise Lacking(
         "uses", f"{engine} is for {need}, and this machine has {listing(_devices(here), 'and')} only"
     )
 
@@ -131,7 +150,7 @@ def _cuda(engine: str, flavours: tuple[str, ...], step: Step, host: Host) -> tup
                 return name, f"{_names(cards)}, driver {host.driver or 'unknown'}"
             problems.append(problem)
     hint = "device: cpu runs it on the CPU" if "cpu" in flavours else None
-    raise Refusal("device", f"{engine} cannot use {_names(cards)}: {'; '.join(problems)}", hint)
+    raise Lacking("device", f"{engine} cannot use {_names(cards)}: {'; '.join(problems)}", hint)
 
 
 def _problem(name: str, cards: list[Gpu], driver: str | None) -> str | None:
@@ -151,13 +170,14 @@ def cards(step: Step, flavour: str, host: Host) -> tuple[int, tuple[str, ...]]:
     """How many cards, and the names of those that were named. Raises Refusal."""
     if family(flavour) != "cuda":
         if step.gpus not in (None, 0, ()):
-            raise Refusal("gpus", f"cards were asked for, and this step runs on {flavour}")
+            kind = Refusal if host.gpus or step.device == "cpu" else Lacking
+            raise kind("gpus", f"cards were asked for, and this step runs on {flavour}")
         return 0, ()
     if isinstance(step.gpus, tuple):
         return len(step.gpus), tuple(str(name) for name in step.gpus)
     count = 1 if step.gpus is None else step.gpus
     if count > len(host.gpus):
-        raise Refusal("gpus", f"{count} cards were asked for, and this machine has {len(host.gpus)}")
+        raise Lacking("gpus", f"{count} cards were asked for, and this machine has {len(host.gpus)}")
     return count, ()
 
 
@@ -169,7 +189,7 @@ def _cards(step: Step, host: Host) -> list[Gpu]:
         card = next((gpu for gpu in host.gpus if str(name) in (str(gpu.index), gpu.uuid)), None)
         if card is None:
             have = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in host.gpus)
-            raise Refusal(f"gpus.{index}", f"there is no gpu {name}", f"there is {have}; in PCI order")
+            raise Lacking(f"gpus.{index}", f"there is no gpu {name}", f"there is {have}; in PCI order")
         found.append(card)
     return found
 
@@ -205,16 +225,10 @@ def runtime(
     return "docker", f"Docker {host.docker} answers"
 
 
-def absent(runtime: str, runtimes: tuple[str, ...]) -> Refusal:
+def absent(runtime: str, runtimes: tuple[str, ...]) -> Away:
     """What to say of a runtime that does not answer."""
     hint = f"there is {listing(sorted(runtimes), 'and')}; qwend doctor says what is missing"
-    return Refusal("runtime", f"the runtime {runtime} does not answer here", hint)
-
-
-def refuse(refusal: Refusal, place: str, where: str) -> UsageError:
-    """A refusal as the user reads it."""
-    message = f"{place}.{refusal.key}: {refusal.message}"
-    return UsageError(message, code="no-place", hint=refusal.hint, where=where)
+    return Away("runtime", f"the runtime {runtime} does not answer here", hint)
 
 
 def _devices(flavours: tuple[str, ...]) -> list[str]:

@@ -8,11 +8,12 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from qwend.core.compiler import Terms, compile_recipe
+from qwend.core.compiler import compile_recipe
 from qwend.core.loader import Loaded, load
 from qwend.core.schema import recipe_schema
 from qwend.core.selection import Selection, select
 from qwend.core.sourcing import Sought, sought
+from qwend.core.terms import Terms
 from qwend.errors import QwendError, UsageError
 from qwend.model.image import ImageSpec, settled_images
 from qwend.model.plan import Compiled

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 from tests.fakes import toys
 
-from qwend.core.compiler import Terms, compile_recipe
+from qwend.core.compiler import compile_recipe
 from qwend.core.engine_info import EngineInfo
 from qwend.core.loader import RecipeFile, load
 from qwend.core.selection import select
 from qwend.core.sourcing import sought
+from qwend.core.terms import Terms
 from qwend.errors import QwendError
 from qwend.model.artifact import Pin
 from qwend.model.host import Host

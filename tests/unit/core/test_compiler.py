@@ -4,12 +4,13 @@ import pytest
 from tests.fakes import toys
 from tests.unit.core.compile_kit import CHAIN, ENGINES, INFOS, compiled, complaints, host, prints, steps
 
-from qwend.core.compiler import Terms, compile_recipe
+from qwend.core.compiler import compile_recipe
 from qwend.core.loader import RecipeFile, load
 from qwend.core.selection import select
 from qwend.core.sourcing import sought
+from qwend.core.terms import Terms
 from qwend.errors import QwendError
-from qwend.model.artifact import Pin, PinnedFile
+from qwend.model.artifact import Facts, Pin, PinnedFile
 from qwend.model.launch import InputRef
 from qwend.plugin.testing import check_engine
 
@@ -66,6 +67,18 @@ def test_facts_follow_the_artifacts_down_the_chain() -> None:
     assert found["base"].facts.bytes == 988_000_000
     assert found["q4"].facts.bytes == 247_000_000
     assert found["q4"].resources.disk == 247_000_000
+
+
+def test_the_disk_that_a_model_takes_counts_its_vocabulary() -> None:
+    tiny = Pin(
+        ref="shop:tiny/model/safetensors",
+        identity="sha256:aa",
+        type="model/safetensors",
+        facts=Facts(bytes=80_000_000, vocabulary=151_936),
+        local="/models/tiny",
+    )
+    q4 = steps(compiled(CHAIN, pins={"base": tiny}))["q4"]
+    assert q4.resources.disk == (q4.facts.bytes or 0) + 39 * 151_936
 
 
 def test_a_source_is_fetched_unless_it_lies_on_this_machine() -> None:

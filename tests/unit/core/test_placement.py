@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.unit.core.compile_kit import compiled, complaints, host, steps
 
+from qwend.errors import OutOfResource, Unreachable, UsageError
 from qwend.model.host import Gpu
 
 GIB = 1024**3
@@ -43,6 +44,40 @@ def test_cuda_without_a_card_is_an_error_and_never_the_cpu() -> None:
         assert line.startswith("this machine has no NVIDIA card that answers")
     (line,) = complaints(SERVE, device="apple")
     assert line.startswith("this machine is no Mac with Apple silicon")
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "terms"),
+    [
+        (SERVE, "cpu", {"device": "cuda"}),
+        (SERVE, "cpu", {"device": "apple"}),
+        (SERVE.replace("from: m}", "from: m, device: cuda}"), "cpu", {}),
+        (SERVE.replace("from: m}", "from: m, gpus: 1}"), "cpu", {}),
+        (SERVE.replace("from: m}", "from: m, gpus: [3]}"), "cuda", {}),
+        (SERVE.replace("from: m}", "from: m, gpus: 9}"), "cuda", {}),
+    ],
+)
+def test_a_card_that_is_not_there_is_a_resource_that_lacks_wherever_it_was_asked_for(
+    text: str, machine: str, terms: dict[str, Any]
+) -> None:
+    with pytest.raises(OutOfResource) as caught:
+        compiled(text, host=host(machine), **terms)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [(SERVE, {"runtime": "docker"}), (SERVE.replace("from: m}", "from: m, runtime: docker}"), {})],
+)
+def test_a_runtime_that_does_not_answer_is_told_as_one(text: str, terms: dict[str, Any]) -> None:
+    with pytest.raises(Unreachable, match="the runtime docker does not answer here"):
+        compiled(text, **terms)
+
+
+def test_what_the_recipe_got_wrong_comes_before_what_the_machine_lacks() -> None:
+    both = SERVE.replace("from: m}", "from: m, device: cuda}") + "  b: {uses: toy/train, from: m}\n"
+    with pytest.raises(UsageError):
+        compiled(both)
 
 
 def test_a_driver_that_is_too_old_names_both_versions() -> None:

@@ -130,6 +130,13 @@ def test_an_artifact_that_was_to_be_kept_and_is_gone_is_made_again() -> None:
     assert why(made, "f16") == "its artifact is no longer in the store"
 
 
+def test_what_follows_a_forced_step_is_left_as_it_is() -> None:
+    chain = compiled(CHAIN)
+    assert verbs(plan(chain, done(chain), force=["f16"])) == {
+        "base": "keep", "f16": "run", "q4": "keep", "chat": "keep"
+    }  # fmt: skip
+
+
 def test_a_forced_step_runs_although_it_is_there() -> None:
     chain = compiled(CHAIN)
     made = plan(chain, done(chain), force=["q4", "chat"])

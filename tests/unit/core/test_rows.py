@@ -8,12 +8,13 @@ import pytest
 from tests.fakes import toys
 from tests.unit.core.compile_kit import CPU, ENGINES, INFOS, SOURCES, prints, steps
 
-from qwend.core.compiler import Terms, compile_recipe
+from qwend.core.compiler import compile_recipe
 from qwend.core.engine_info import EngineInfo
 from qwend.core.loader import RecipeFile, load
 from qwend.core.rows import wanted
 from qwend.core.selection import select
 from qwend.core.sourcing import sought
+from qwend.core.terms import Terms
 from qwend.errors import UsageError
 from qwend.model.artifact import Facts, Pin, PinnedFile
 from qwend.model.plan import Compiled
