@@ -81,6 +81,24 @@ class Order(msgspec.Struct, frozen=True):
     service: bool = False
 
 
+class Screen(msgspec.Struct, frozen=True):
+    """The client's side of an interactive step: whether its input is a terminal, of which kind (`TERM`), and the
+    client's process."""
+
+    tty: bool = False
+    term: str = "dumb"
+    client: int = 0
+
+
+class Terminal(msgspec.Struct, frozen=True):
+    """What a client runs on its own terminal. `env` is complete, or comes on top of the client's own (`inherit`)."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    inherit: bool = False
+
+
 class Runtime(Protocol):
     """Where a Launch runs. `start` is idempotent by marker: a second call for a marker that lives adopts it."""
 
@@ -112,6 +130,15 @@ class Runtime(Protocol):
 
     async def listens(self, handle: Handle, port: int) -> bool | None:
         """Whether it is this step that listens on the port; None where that cannot be told."""
+        ...
+
+    async def attach(self, order: Order, screen: Screen) -> Terminal:
+        """Readies an interactive step for a client, which runs it itself: it is never supervised, has no log, and is
+        in none of `living` and `exits`. Raises StepFailed if it cannot be started at all."""
+        ...
+
+    async def detach(self, order: Order) -> None:
+        """The client is gone: ends what may be left of an attached step, and gives its folders back."""
         ...
 
     async def close(self) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import select
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +100,49 @@ def test_a_text_that_is_too_short_and_a_file_that_is_cut_are_told(qwend: Qwend, 
     assert ended.returncode != 0
     assert "cut.gguf" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_one_question_is_answered_and_the_answer_is_all_of_the_output(qwend: Qwend) -> None:
+    options = ("--with", "n_predict=8", "--with", "temp=0", "--with", "threads=1")
+    asked = qwend.try_("run", "llama-cpp/chat", "--from", "smoke:qwen2", "--with", "prompt=Hello", *options)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.strip() and "end of text" not in asked.stdout and "uses:" not in asked.stdout
+    piped = subprocess.run(
+        qwend.command("run", "llama-cpp/chat", "--from", "smoke:qwen2", *options), input="Hello\n", cwd=qwend.folder,
+        env=qwend.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (piped.returncode, piped.stdout) == (0, asked.stdout), piped.stderr
+    assert [row["step"] for row in qwend.json("ps")] == ["input"] * 2, "only what is supervised has a row"
+    empty = qwend.try_("run", "llama-cpp/chat", "--from", "smoke:qwen2", *options)
+    assert empty.returncode == 1 and "there is no question" in empty.stderr
+
+
+def test_a_conversation_at_a_terminal(qwend: Qwend) -> None:
+    command = qwend.command(
+        "run", "llama-cpp/chat", "--from", "smoke:qwen2", "--with", "n_predict=4", "--with", "threads=1"
+    )
+    pid, screen = pty.fork()
+    if pid == 0:
+        os.chdir(qwend.folder)
+        os.execve(command[0], command, {**qwend.environ, "TERM": "xterm"})
+    said = b""
+    for line in (b"Hello\n", b"And again\n", b"/exit\n"):
+        said = _until(screen, said, b"\n> ")[-1:]
+        os.write(screen, line)
+    with contextlib.suppress(OSError):  # how a terminal says that nobody is left
+        while os.read(screen, 4096):
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(screen)
+
+
+def _until(screen: int, said: bytes, text: bytes) -> bytes:
+    """Reads on until the screen says it; the part behind it is what is said next."""
+    while text not in said:
+        ready, _, _ = select.select([screen], [], [], 600)
+        assert ready, f"never said {text!r}: {said[-2000:]!r}"
+        try:
+            said += os.read(screen, 4096)
+        except OSError:
+            raise AssertionError(f"ended without {text!r}: {said[-2000:]!r}") from None
+    return said.partition(text)[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from qwend.effects import LastWords, OnProgress, Order, Progress, Realised, Work
+from qwend.effects import LastWords, OnProgress, Order, Progress, Realised, Screen, Terminal, Work
 from qwend.errors import OutOfResource, QwendError, UsageError
 from qwend.model.artifact import Artifact, Facts
 from qwend.model.event import Event
@@ -75,6 +75,16 @@ class FakeRuntime:
 
     async def listens(self, handle: Handle, port: int) -> bool | None:
         return True
+
+    async def attach(self, order: Order, screen: Screen) -> Terminal:
+        self.calls.append(("attach", order.identity.key))
+        self.orders.append(order)
+        if self.refuse is not None:
+            raise self.refuse
+        return Terminal((order.image.location, screen.term), {}, order.work)
+
+    async def detach(self, order: Order) -> None:
+        self.calls.append(("detach", order.identity.key))
 
     async def close(self) -> None:
         pass
@@ -377,6 +387,12 @@ def service(name: str, *inputs: str, fingerprint: str | None = None, **policy: A
         fingerprint,
         {"deadline_s": 60.0, **policy},
     )
+
+
+def chat(name: str, *inputs: str, **fields: Any) -> CompiledStep:
+    """An interactive step."""
+    made = _step("interactive", name, inputs, Launch(argv=("talk",)), None, {})
+    return msgspec.structs.replace(made, **fields)
 
 
 def _step(

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from qwend.api.control import Control, RecipeRequest
+from qwend.api.control import AttachRequest, Control, RecipeRequest
 from qwend.api.openapi import document
 from qwend.api.speech import answer, body_of, bug, encode, flag, lines, number, primed, step_key
 from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
@@ -93,6 +93,9 @@ def _routes(c: Control) -> list[RouteRow]:
 
     async def up(request: Request) -> Response:
         return lines(c.up(await body_of(request, RecipeRequest)))
+
+    async def attach(request: Request) -> Response:
+        return lines(c.attach(await body_of(request, AttachRequest)))
 
     async def lock(request: Request) -> Response:
         return lines(c.lock(await body_of(request, RecipeRequest)))
@@ -192,6 +195,7 @@ def _routes(c: Control) -> list[RouteRow]:
         ("/v1/runs", "POST", "Brings a recipe up and tells how it goes.", RecipeRequest, up),
         ("/v1/runs/{run}/release", "POST", "An owner lets go of a run; the last one stops it.", ReleaseBody, release),
         ("/v1/runs/{run}/follow", "GET", "How a run goes, until it is over.", None, follow),
+        ("/v1/terminals", "POST", "Readies an interactive step, which is the connection's.", AttachRequest, attach),
         ("/v1/lock", "POST", "Resolves a recipe's references and writes its lock.", RecipeRequest, lock),
         ("/v1/steps", "GET", "Every step's state.", None, steps),
         (step, "GET", "Everything known of a step.", None, inspect),

@@ -40,6 +40,15 @@ class RecipeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Plan for this machine instead of the one here (`qwend doctor --json` prints its `host`)."""
 
 
+class AttachRequest(RecipeRequest, frozen=True, forbid_unknown_fields=True):
+    """An interactive step, named by `steps`, for the terminal of a client: whether its input is one, of which kind
+    (`TERM`), and the client's process."""
+
+    tty: bool = False
+    term: str = "dumb"
+    client: int = 0
+
+
 class Control(Protocol):
     """Streams yield JSON objects; failures are QwendErrors."""
 
@@ -48,6 +57,8 @@ class Control(Protocol):
     def plan(self, request: RecipeRequest) -> AsyncIterator[Json]: ...
 
     def up(self, request: RecipeRequest) -> AsyncIterator[Json]: ...
+
+    def attach(self, request: AttachRequest) -> AsyncIterator[Json]: ...
 
     def lock(self, request: RecipeRequest) -> AsyncIterator[Json]: ...
 

@@ -15,7 +15,7 @@ _QUERIES = {
     "/v1/events": {"follow": "boolean", "after": "integer", "recipe": "string"},
     "/v1/plugins": {"check": "string"},
 }
-_STREAMS = re.compile(r"/v1/(plan|runs|lock|events|down|.*/(follow|down|verify|build|\{verb\}))$")
+_STREAMS = re.compile(r"/v1/(plan|runs|terminals|lock|events|down|.*/(follow|down|verify|build|\{verb\}))$")
 
 
 def document(

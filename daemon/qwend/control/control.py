@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from qwend import __version__
-from qwend.api.control import Json, RecipeRequest
+from qwend.api.control import AttachRequest, Json, RecipeRequest
 from qwend.control import fitting, reporting
 from qwend.control.admin import EventLog, ImageAdmin, PluginAdmin, Ports, StoreAdmin
+from qwend.control.attaching import Attaching
 from qwend.control.diagnosis import Diagnosis
 from qwend.control.planning import Planning
 from qwend.control.running import Running
@@ -54,6 +55,7 @@ class DaemonControl:
         self._started = self._world.clock.wall()
         self._artifacts: dict[str, Artifact] = {}
         self.running = Running(rooms.planning, rooms.reconciler, self.steps)
+        self._attaching = Attaching(self.running, rooms.reconciler)
 
     def version(self) -> Json:
         return {
@@ -69,6 +71,9 @@ class DaemonControl:
 
     def up(self, request: RecipeRequest) -> AsyncIterator[Json]:
         return self.running.up(request)
+
+    def attach(self, request: AttachRequest) -> AsyncIterator[Json]:
+        return self._attaching.attach(request)
 
     def lock(self, request: RecipeRequest) -> AsyncIterator[Json]:
         return self.running.lock(request)

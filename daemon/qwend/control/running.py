@@ -38,11 +38,11 @@ class Running:
         self._over: dict[str, Drive] = {}
 
     async def plan(self, request: RecipeRequest) -> AsyncIterator[Json]:
-        async for item in self._planned(request):
+        async for item in self.planned(request):
             yield item if isinstance(item, dict) else plan_view(item.plan, item.compiled)
 
     async def lock(self, request: RecipeRequest) -> AsyncIterator[Json]:
-        async for item in self._planned(request):
+        async for item in self.planned(request):
             if isinstance(item, dict):
                 yield item
             else:
@@ -58,7 +58,7 @@ class Running:
                 "a recipe runs on this machine; for another it can only be planned", code="other-host"
             )
         planned: Planned | None = None
-        async for item in self._planned(request):
+        async for item in self.planned(request):
             if isinstance(item, dict):
                 yield item
             else:
@@ -66,6 +66,7 @@ class Running:
         if planned is None:
             return
         recipe = planned.compiled.recipe
+        _refuse_interactive(planned.compiled)
         async with self._reconciler.world.hub.follow() as news:
             async with self._starting.setdefault(recipe, asyncio.Lock()):
                 drive = self._reconciler.active(recipe)
@@ -83,7 +84,7 @@ class Running:
                     yield plan_view(planned.plan, planned.compiled)
                     self._require_secrets(planned)
                     if planned.plan.blockers:
-                        raise _blocked(planned.plan)
+                        raise blocked(planned.plan)
                     if planned.plan.changes or self._unsettled(planned.compiled) or self._owing(planned):
                         drive = await self._start(planned, request)
             if drive is None:
@@ -107,6 +108,27 @@ class Running:
             finally:
                 if mine and not stays:
                     self._owners.leave(recipe, run)
+
+    async def make(self, planned: Planned, request: RecipeRequest) -> Drive | None:
+        """Begins to make what is planned, or joins who makes the same; None where it is all there. The caller stands
+        by the run until it leaves it."""
+        compiled = planned.compiled
+        async with self._starting.setdefault(compiled.recipe, asyncio.Lock()):
+            drive = self._reconciler.active(compiled.recipe)
+            if drive is None or drive.compiled.digest != compiled.digest:
+                again = await self._planning.again(compiled, request.force, planned.host)
+                planned = msgspec.structs.replace(planned, plan=again)
+                self._require_secrets(planned)
+                planned.lock.write()
+                if not again.changes and not self._owing(planned):
+                    return None
+                drive = await self._start(planned, request)
+        self._owners.join(compiled.recipe, drive.run.id)
+        return drive
+
+    def leave(self, drive: Drive) -> None:
+        """A client that `make` served is gone, or has what it wanted: nothing is stopped."""
+        self._owners.leave(drive.compiled.recipe, drive.run.id)
 
     async def follow(self, run: str) -> AsyncIterator[Json]:
         drive = self._drive(run)
@@ -246,7 +268,7 @@ class Running:
         before = {step.name: step for step in old.steps} if old is not None else {}
         return any(step != before.get(step.name) for step in compiled.steps if step.name in acting)
 
-    async def _planned(self, request: RecipeRequest) -> AsyncIterator[Json | Planned]:
+    async def planned(self, request: RecipeRequest) -> AsyncIterator[Json | Planned]:
         """Progress while it is planned, then the plan."""
         queue: asyncio.Queue[Progress] = asyncio.Queue()
         self._reconciler.world.learn(request.secrets)
@@ -292,7 +314,19 @@ class Running:
         ]
 
 
-def _blocked(plan: Plan) -> QwendError:
+def _refuse_interactive(compiled: Compiled) -> None:
+    for step in compiled.steps:
+        if step.kind == "interactive":
+            raise UsageError(
+                f"{step.name} talks to a terminal: nothing brings it up",
+                code="interactive",
+                where=step.where or None,
+                hint=f"qwend run {step.name} -f FILE attaches it to yours",
+            )
+
+
+def blocked(plan: Plan) -> QwendError:
+    """What keeps a plan from being acted upon."""
     first, *others = (OutOfResource(text, code="blocked") for text in plan.blockers)
     return (
         first if not others else OutOfResource("it cannot run here", code="blocked", details=(first, *others))

@@ -62,7 +62,7 @@ class Places:
             },
             gpus=row.gpus,
             memory=step.policy.memory,
-            threads=_threads(step.resources.cpus, world.host.cpus),
+            threads=threads(step.resources.cpus, world.host.cpus),
             env=dict(step.image.env),
             stop_grace_s=step.policy.stop_grace_s,
             service=row.kind == "service",
@@ -85,8 +85,8 @@ class Places:
             return await self._box.world.store.prepare(self._box.compiled.fingerprint, launch.resumable)
         work = self.work()
         shutil.rmtree(work.root, ignore_errors=True)
-        for folder in (work.output, work.scratch):
-            os.makedirs(folder, mode=0o700)
+        for made in (work.output, work.scratch):
+            os.makedirs(made, mode=0o700)
         return work
 
     def identity(self, row: Step) -> Identity:
@@ -96,7 +96,7 @@ class Places:
 
     def log_path(self) -> Path:
         row = self._box.row
-        name = _folder(row.step.removesuffix(HEIR))
+        name = folder(row.step.removesuffix(HEIR))
         return Path(self._box.world.home) / "logs" / row.recipe / f"{name}.log"
 
     def work(self) -> Work:
@@ -104,7 +104,7 @@ class Places:
         row = self._box.row
         if row.kind == "job":
             return self._box.world.store.work(row.fingerprint)
-        root = Path(self._box.world.home) / "run" / row.recipe / _folder(row.born or row.step)
+        root = Path(self._box.world.home) / "run" / row.recipe / folder(row.born or row.step)
         return Work(str(root), *(str(root / name) for name in ("out", "scratch", "report.jsonl")))
 
     def launch(self) -> Launch:
@@ -114,10 +114,11 @@ class Places:
         return launch
 
 
-def _folder(step: str) -> str:
+def folder(step: str) -> str:
     """A step's name as a file name: `quant[Q8_0]` becomes `quant-Q8_0`."""
     return "".join(char if char.isalnum() or char in "_.-" else "-" for char in step).strip("-.") or "step"
 
 
-def _threads(wanted: float | None, cpus: int) -> int:
+def threads(wanted: float | None, cpus: int) -> int:
+    """What a step may use of the machine's CPUs."""
     return max(1, int(wanted)) if wanted else max(1, cpus)

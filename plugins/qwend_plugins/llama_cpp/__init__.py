@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from qwend.plugin import Engine, hookimpl
 from qwend_plugins.llama_cpp.bench import Bench
+from qwend_plugins.llama_cpp.chat import Chat
 from qwend_plugins.llama_cpp.complete import Complete
 from qwend_plugins.llama_cpp.convert import Convert
 from qwend_plugins.llama_cpp.convert_lora import ConvertLora
@@ -29,5 +30,6 @@ def qwend_engines() -> Iterable[Engine]:
         KlDivergence(),
         Bench(),
         Complete(),
+        Chat(),
         Serve(),
     )

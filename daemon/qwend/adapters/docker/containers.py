@@ -9,7 +9,7 @@ from typing import Any
 from qwend.adapters.docker.connection import Change, Connection, Engine, Refused
 from qwend.adapters.docker.container import NETWORK
 from qwend.adapters.docker.exits import LIVING
-from qwend.adapters.docker.identity import INSTANCE, MARKER
+from qwend.adapters.docker.identity import INSTANCE, MARKER, TERMINAL
 
 _NAME_FREED_S = 5.0
 
@@ -47,6 +47,14 @@ class Containers:
 
         found: list[dict[str, Any]] = await self.connection.call(look)
         return found
+
+    async def terminals(self) -> list[dict[str, Any]]:
+        """The containers that clients of this instance are attached to, as the engine lists them."""
+        wanted = [f"{TERMINAL}={self.instance}"]
+        listed: list[dict[str, Any]] = await self.connection.call(
+            lambda client: client.containers(all=True, filters={"label": wanted})
+        )
+        return listed
 
     async def inspect(self, container: str) -> dict[str, Any] | None:
         """A container, or None where there is none of that id."""

@@ -16,6 +16,11 @@ LOG = PREFIX + "log"
 OWNED = PREFIX + "owned"
 """Host paths, one a line, that belong to the container's user while it runs."""
 
+TERMINAL = PREFIX + "terminal"
+"""The instance that readied a container for a client's terminal. Of the labels above such a one has only `OWNED`."""
+CLIENT = PREFIX + "client"
+"""Process id of that client."""
+
 _FIELDS = ("instance", "run", "recipe", "step", "fingerprint", "generation")
 
 

@@ -18,7 +18,8 @@ from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of
 from qwend.adapters.docker.identity import LOG, MARKER, OWNED, container_name
 from qwend.adapters.docker.logs import LogCopy, copy
 from qwend.adapters.docker.mounts import User
-from qwend.effects import Order
+from qwend.adapters.docker.terminals import Terminals
+from qwend.effects import Order, Screen, Terminal
 from qwend.errors import StepFailed
 from qwend.model.service import Exit, Handle
 
@@ -53,6 +54,7 @@ class DockerRuntime:
         self._ca = trusted if trusted and os.path.isfile(trusted) else None
         self._connection = connection or Connection()
         self._containers = Containers(instance, self._connection)
+        self._terminals = Terminals(self._containers)
         self._secrets = secrets_root or mounts.default_secrets_root(instance)
         self._copies: dict[str, LogCopy] = {}
         self._starting: set[str] = set()
@@ -101,6 +103,7 @@ class DockerRuntime:
     async def living(self) -> dict[str, Handle]:
         """Every container of this instance that lives. What an earlier daemon had created and not started is
         removed, and so are secrets that belong to nothing."""
+        await self._terminals.sweep()
         found: dict[str, Handle] = {}
         markers: set[str] = set()
         for inspected in await self._containers.all():
@@ -157,6 +160,26 @@ class DockerRuntime:
             for binding in bindings or ()
         )
 
+    async def attach(self, order: Order, screen: Screen) -> Terminal:
+        try:
+            body, owned = await self._body(order)
+        except Refused as error:
+            raise _start_refused(error, order) from None
+        name, marker = container_name(order.identity), order.identity.marker
+        self._starting.add(marker)
+        try:
+            return await self._terminals.ready(body, name, marker, screen)
+        except Refused as error:
+            self._starting.discard(marker)
+            await self._give_up(order, owned)
+            raise _start_refused(error, order) from None
+
+    async def detach(self, order: Order) -> None:
+        await self._terminals.end(order.identity.marker)
+        self._starting.discard(order.identity.marker)
+        written = (order.report, order.output, order.scratch)
+        await self._give_up(order, tuple(path for path in written if path is not None))
+
     async def close(self) -> None:
         """Lets go of the engine; containers go on."""
         for log in self._copies.values():
@@ -164,28 +187,35 @@ class DockerRuntime:
         await self._connection.close()
 
     async def _start_new(self, order: Order) -> Handle:
-        engine = await self._containers.engine()
         try:
-            user = await self._user(order.image.location, engine)
+            body, owned = await self._body(order)
         except Refused as error:
             raise _start_refused(error, order) from None
-        prepared = await asyncio.to_thread(mounts.prepare, order, user, self._secrets, self._ca)
-        if order.service or order.launch.network:
-            await self._containers.ensure_network()
-        surroundings = environment(order, self._settings_env, os.environ, self._ca is not None)
-        body = container(order, prepared, user, engine, surroundings)
         try:
             created = await self._containers.create(body, container_name(order.identity))
             await self._containers.start(created)
         except Refused as error:
-            await asyncio.to_thread(_take_back, prepared.owned)
-            mounts.drop_secrets(self._secrets, order.identity.marker)
+            await self._give_up(order, owned)
             raise _start_refused(error, order) from None
         inspected = await self._containers.inspect(created)
         if inspected is None:
             raise StepFailed("the container was removed while it started", code="container-gone")
         self._follow(inspected)
         return handle_of(inspected)
+
+    async def _body(self, order: Order) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What the engine is asked to create, its files laid out, and the paths that are its user's from now on."""
+        engine = await self._containers.engine()
+        user = await self._user(order.image.location, engine)
+        prepared = await asyncio.to_thread(mounts.prepare, order, user, self._secrets, self._ca)
+        if order.service or order.launch.network:
+            await self._containers.ensure_network()
+        surroundings = environment(order, self._settings_env, os.environ, self._ca is not None)
+        return container(order, prepared, user, engine, surroundings), prepared.owned
+
+    async def _give_up(self, order: Order, owned: Iterable[str]) -> None:
+        await asyncio.to_thread(_take_back, owned)
+        mounts.drop_secrets(self._secrets, order.identity.marker)
 
     async def _user(self, image: str, engine: Engine) -> User:
         """The user's own id; the image's where the user is root; root of its own namespace in a rootless

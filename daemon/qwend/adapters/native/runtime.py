@@ -16,7 +16,7 @@ from qwend.adapters.native.listening import listens
 from qwend.adapters.native.supervisor import NativeSupervisor
 from qwend.adapters.volume import disk_full, is_full
 from qwend.core.binding import Places, bind
-from qwend.effects import Order
+from qwend.effects import Order, Screen, Terminal
 from qwend.errors import QwendError, StepFailed
 from qwend.model.service import Exit, Handle
 
@@ -104,6 +104,21 @@ class NativeRuntime:
     async def listens(self, handle: Handle, port: int) -> bool | None:
         tree = await self._supervisor.tree(handle.marker)
         return await asyncio.to_thread(listens, [identity.pid for identity in tree], port)
+
+    async def attach(self, order: Order, screen: Screen) -> Terminal:
+        """The process will be the client's own child: no marker, nothing of it is ours to end."""
+        if order.secrets:
+            raise StepFailed(
+                f"{order.identity.step} runs in the terminal, where a native process cannot be handed secrets",
+                code="no-secret-here",
+                hint="leave its secrets out, or take --runtime docker",
+            )
+        argv, env = await asyncio.to_thread(self._bound, order)
+        env["TERM"] = screen.term
+        return Terminal(argv, env, str(order.scratch or order.work))
+
+    async def detach(self, order: Order) -> None:
+        """A native process ends with its client's terminal."""
 
     async def close(self) -> None:
         for task in [*self._tasks, *self._telling]:

@@ -1,0 +1,56 @@
+"""An interactive step natively: the client is told a command that needs nothing more."""
+
+# ruff: noqa: ASYNC221 (a test has its loop to itself)
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwend.adapters.native.runtime import NativeRuntime
+from qwend.effects import Order, Realised, Screen
+from qwend.errors import StepFailed
+from qwend.model.launch import DriverRef, InputRef, Launch, LaunchFile
+from qwend.model.service import Identity
+
+SCRIPT = 'read line; echo "$TERM heard $line in $(pwd), of $1"'
+
+
+def order(folder: Path, **more: Any) -> Order:
+    (folder / "model").mkdir()
+    (folder / "model" / "a.gguf").write_text("")
+    launch = Launch(
+        ("sh", DriverRef("talk.sh"), InputRef("base", "*.gguf")), files=(LaunchFile("talk.sh", SCRIPT),)
+    )
+    fields: dict[str, Any] = {
+        "identity": Identity("i", "run", "recipe", "chat", "f" * 64, 1),
+        "launch": launch,
+        "image": Realised("test", "venv", "/usr", "0" * 64),
+        "inputs": {"base": str(folder / "model")},
+        "log": str(folder / "work" / "log"),
+        "report": str(folder / "work" / "report.jsonl"),
+        "work": str(folder / "work"),
+        "scratch": str(folder / "work" / "scratch"),
+    }
+    return Order(**{**fields, **more})
+
+
+async def test_the_command_finds_its_driver_its_input_and_its_folder(tmp_path: Path) -> None:
+    runtime = NativeRuntime(tmp_path / "home", "i")
+    terminal = await runtime.attach(order(tmp_path), Screen(term="vt100"))
+    ended = subprocess.run(
+        terminal.argv, env=terminal.env, cwd=terminal.cwd, input="hello\n", capture_output=True, text=True, check=False
+    )  # fmt: skip
+    scratch, model = tmp_path / "work" / "scratch", tmp_path / "model" / "a.gguf"
+    assert (ended.stdout, ended.returncode) == (f"vt100 heard hello in {scratch}, of {model}\n", 0)
+    assert not (tmp_path / "work" / "log").exists(), "what is said at a terminal is written nowhere"
+
+
+async def test_secrets_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    runtime = NativeRuntime(tmp_path / "home", "i")
+    with pytest.raises(StepFailed, match="secrets") as refused:
+        await runtime.attach(order(tmp_path, secrets={"key": "canary"}), Screen())
+    assert "docker" in (refused.value.hint or "") and "canary" not in str(refused.value)
