@@ -216,8 +216,10 @@ class Store(Protocol):
         """An artifact of files that stay where the user has them; with `only`, of these paths in a folder."""
         ...
 
-    async def alias(self, fingerprint: str, of: Artifact, provenance: Mapping[str, Any]) -> Artifact:
-        """The same content under another fingerprint (`evaluate/select`)."""
+    async def alias(
+        self, fingerprint: str, of: Artifact, metrics: Mapping[str, float], provenance: Mapping[str, Any]
+    ) -> Artifact:
+        """The same content under another fingerprint, with further figures (`evaluate/select`)."""
         ...
 
     async def digest(self, path: str) -> tuple[str, int]:

@@ -190,8 +190,11 @@ class FakeStore:
     ) -> Artifact:
         return self.put(fingerprint, type)
 
-    async def alias(self, fingerprint: str, of: Artifact, provenance: Mapping[str, Any]) -> Artifact:
-        self.artifacts[fingerprint] = msgspec.structs.replace(of, fingerprint=fingerprint)
+    async def alias(
+        self, fingerprint: str, of: Artifact, metrics: Mapping[str, float], provenance: Mapping[str, Any]
+    ) -> Artifact:
+        told = {**of.metrics, **metrics}
+        self.artifacts[fingerprint] = msgspec.structs.replace(of, fingerprint=fingerprint, metrics=told)
         return self.artifacts[fingerprint]
 
     async def digest(self, path: str) -> tuple[str, int]:

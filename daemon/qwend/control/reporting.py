@@ -13,7 +13,7 @@ import msgspec
 from qwend import __version__
 from qwend.api.control import Json
 from qwend.control.views import step_view
-from qwend.core.gate import evaluate, parse
+from qwend.core.gate import evaluate, figures, parse
 from qwend.errors import UsageError
 from qwend.model.artifact import Artifact
 from qwend.model.plan import Compiled, CompiledStep
@@ -125,11 +125,9 @@ def _gates(
     """Each gate with its figures; nothing is told of a step that was not made."""
     if artifact is None or not step.policy.expect:
         return []
-    metrics = {f"{step.name}.{name}": value for name, value in artifact.metrics.items()} | artifact.metrics
-    for other in compiled.steps:
-        found = made.get(other.name)
-        for name, value in (found.metrics if found else {}).items():
-            metrics.setdefault(f"{other.name}.{name}", value)
+    found = ((other.name, made.get(other.name)) for other in compiled.steps)
+    others = ((name, other.metrics) for name, other in found if other is not None)
+    metrics = figures(step.name, artifact.metrics, others)
     verdicts = [(text, evaluate(parse(text), metrics)) for text in step.policy.expect]
     return [{"gate": text, "holds": verdict.holds, "figures": verdict.figures} for text, verdict in verdicts]
 

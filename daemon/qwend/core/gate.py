@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -97,6 +97,18 @@ def parse(text: str) -> Gate:
         case _:
             at = rest[0][2] if rest else len(text) + 1
             raise GateSyntaxError(f"{quote(text)} should end with a number, or NUMBER * STEP.METRIC", at)
+
+
+def figures(
+    step: str, own: Mapping[str, float], others: Iterable[tuple[str, Mapping[str, float]]]
+) -> dict[str, float]:
+    """What the gates of a step may speak of: its own figures, plain and by its name (those of the models that it
+    measured stand there as `quant[Q8_0].perplexity`), and then those that other steps told of themselves."""
+    found = {f"{step}.{name}": value for name, value in own.items()} | dict(own)
+    for other, told in others:
+        for name, value in told.items():
+            found.setdefault(f"{other}.{name}", value)
+    return found
 
 
 def evaluate(gate: Gate, metrics: Mapping[str, float]) -> Verdict:

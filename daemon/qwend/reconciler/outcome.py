@@ -48,7 +48,7 @@ async def _made(box: Mailbox, work: Work) -> Artifact:
 
 
 async def _chosen(box: Mailbox, work: Work) -> Artifact:
-    """One of the inputs, which the step named in its report."""
+    """One of the inputs, which the step named in its report; with the figures that it told of it."""
     step = box.compiled
     name = box.world.reports.selected(work.report)
     if name is None or name not in box.producers:
@@ -58,7 +58,8 @@ async def _chosen(box: Mailbox, work: Work) -> Artifact:
     if artifact is None:
         raise StepFailed(f"the artifact of {name} is not in the store any more", hint="run qwend up again")
     provenance = {**_provenance(box), "selected": name, "of": artifact.fingerprint}
-    chosen = await box.world.store.alias(step.fingerprint, artifact, provenance)
+    metrics, _ = box.world.reports.metrics(work.report)
+    chosen = await box.world.store.alias(step.fingerprint, artifact, metrics, provenance)
     await box.world.store.discard(step.fingerprint)
     return chosen
 

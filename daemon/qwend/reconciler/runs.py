@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from qwend.core.gate import evaluate, parse
+from qwend.core.gate import evaluate, figures, parse
 from qwend.core.handover import obstacle
 from qwend.core.signals import Go, Stop
 from qwend.effects import Realised
@@ -175,12 +175,13 @@ class Drive:
     async def _gate(self, step: CompiledStep, artifact: Artifact) -> None:
         if not step.policy.expect:
             return
-        metrics = {f"{step.name}.{name}": value for name, value in artifact.metrics.items()}
-        metrics |= artifact.metrics
-        for other in self.compiled.steps:
-            made = await self._world.store.find(other.fingerprint) if other.kind == "job" else None
-            for name, value in (made.metrics if made else {}).items():
-                metrics.setdefault(f"{other.name}.{name}", value)
+        found = [
+            (other.name, await self._world.store.find(other.fingerprint))
+            for other in self.compiled.steps
+            if other.kind == "job"
+        ]
+        others = ((name, made.metrics) for name, made in found if made is not None)
+        metrics = figures(step.name, artifact.metrics, others)
         verdicts = [evaluate(parse(text), metrics) for text in step.policy.expect]
         refused = [verdict.figures for verdict in verdicts if not verdict.holds]
         if refused:

@@ -100,6 +100,10 @@ class Select:
         largest = max(models, key=lambda model: model.facts.bytes or 0)
         return Product(largest.type, largest.facts)
 
+    def metrics(self, step: StepView) -> Iterable[str] | None:
+        """Those that the report has of the chosen one: gates may speak of `best.mean_kld`."""
+        return sorted(_metrics(step.inputs[0])) or None
+
     def image(self, step: StepView, host: Host) -> Image:
         return load_image("qwend_images:datasets", "cpu")
 

@@ -324,7 +324,11 @@ def test_the_smallest_or_fastest_of_the_good_enough_is_chosen(
     for name in ("f16", "q8", "q5", "q4"):
         argv += ["--model", f"{name}=/x"]
     choose.work(choose.parsed(argv))
-    assert rows()[-1] == {"select": chosen}
+    told = rows()
+    assert told[0] == {"select": chosen}
+    assert {"metric": {"name": "size", "value": {"q4": 4.0, "q5": 5.0, "q8": 8.0}[chosen]}} in told, (
+        "gates may speak of the chosen one"
+    )
 
 
 def test_where_no_model_is_good_enough_all_figures_are_told(tmp_path: Path) -> None:

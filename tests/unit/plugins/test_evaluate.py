@@ -176,6 +176,14 @@ def test_a_choice_reads_the_models_below_the_report_and_promises_the_largest() -
     )
 
 
+def test_the_chosen_one_has_the_figures_of_the_report() -> None:
+    where = {"smallest_where": "mean_kld <= 0.1"}
+    told = Select().metrics(step(Select(), compared(F16, Q8, measure=["kl_divergence"]), **where))
+    assert told is not None and {"mean_kld", "perplexity", "size"} <= set(told)
+    above = msgspec.structs.replace(compared(F16, Q8), lineage=(compared(F16, Q8),))
+    assert Select().metrics(step(Select(), above, text=None, **where)) is None, "nobody knows what those tell"
+
+
 def test_tasks_reach_out_only_for_data_that_they_do_not_have() -> None:
     model = given("m", "model/safetensors")
     assert Tasks().launch(step(Tasks(), model, tasks=["mmlu"]), CPU).network

@@ -337,6 +337,19 @@ async def test_a_step_that_selects_has_one_of_its_inputs_as_its_artifact(house: 
     assert house.row("best").artifact == house.row("small").artifact
 
 
+async def test_a_gate_may_speak_of_what_was_chosen(house: House) -> None:
+    chooser = msgspec.structs.replace(job("best", "small", expect=("mean_kld <= 0.05",)), select=True)
+    house.world.reports.choice = "small"
+    house.world.reports.figures = {"mean_kld": 0.04}
+    await house.ready(recipe(job("small"), chooser))
+    later = await house.up(
+        recipe(job("small"), chooser, job("after", "best", expect=("best.mean_kld <= 0.01",)))
+    )
+    await house.finish("after")
+    await later.task
+    assert isinstance(later.error, GateRefused) and "0.04 <= 0.01" in str(later.error)
+
+
 async def test_a_choice_that_was_not_offered_fails_the_step(house: House) -> None:
     chooser = msgspec.structs.replace(job("best", "small"), select=True)
     house.world.reports.choice = "other"

@@ -211,12 +211,18 @@ class ArtifactStore(Keeping):
             self._give_birth(fingerprint)
             return self._catalogue.put(Manifest(artifact))
 
-    async def alias(self, fingerprint: str, of: Artifact, provenance: Mapping[str, Any]) -> Artifact:
+    async def alias(
+        self, fingerprint: str, of: Artifact, metrics: Mapping[str, float], provenance: Mapping[str, Any]
+    ) -> Artifact:
         manifest = self._catalogue.get(of.fingerprint)
         if manifest is None or manifest.artifact.digest != of.digest:
             raise QwendError(f"artifact {of.digest[:12]} is not in the store any more", code="artifact-gone")
         copy = msgspec.structs.replace(
-            of, fingerprint=fingerprint, provenance=self._clean(provenance), created=self._clock()
+            of,
+            fingerprint=fingerprint,
+            metrics={**of.metrics, **metrics},
+            provenance=self._clean(provenance),
+            created=self._clock(),
         )
         return await self._run(self._put, Manifest(copy, manifest.times))
 

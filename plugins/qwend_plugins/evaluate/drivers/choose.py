@@ -2,7 +2,7 @@
 
     python choose.py --report DIR --by size --where 'mean_kld<=0.05' --model q4=DIR --model q5=DIR
 
-The report (the file in ``QWEND_REPORT``) gets `{"select": NAME}`.
+The report (the file in ``QWEND_REPORT``) gets `{"select": NAME}`, and what is known of the chosen one as its metrics.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def work(args: argparse.Namespace) -> None:
         raise EvalError(f"the report has no {key} of {without[0]}", "add speed to what is measured")
     chosen = min(fitting, key=lambda model: model["metrics"][key] * (1 if args.by == "size" else -1))
     report(select=chosen["name"])
+    for name, value in chosen["metrics"].items():
+        report(metric={"name": name, "value": value})
     print(f"{chosen['name']}: {seen([chosen], [*args.where, key])}", flush=True)
 
 

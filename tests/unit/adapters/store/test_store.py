@@ -345,15 +345,15 @@ async def test_a_fingerprint_that_leads_elsewhere_is_refused(tmp_path: Path) -> 
 async def test_the_same_content_under_another_fingerprint(tmp_path: Path) -> None:
     store = await opened(tmp_path)
     artifact = await made(store, "f1", {"a": b"x"})
-    alias = await store.alias("best", artifact, {"chosen": "f1"})
+    alias = await store.alias("best", artifact, {"mean_kld": 0.5}, {"chosen": "f1"})
     assert (alias.digest, alias.fingerprint, alias.provenance) == (artifact.digest, "best", {"chosen": "f1"})
-    assert alias.metrics == artifact.metrics
+    assert alias.metrics == {**artifact.metrics, "mean_kld": 0.5}
     assert await store.find("best") == alias
     await store.prune(["best"])
     assert await store.find("best") == alias
     assert await store.find("f1") is None
     with pytest.raises(QwendError, match="not in the store any more"):
-        await store.alias("other", artifact, {})
+        await store.alias("other", artifact, {}, {})
     await store.close()
 
 
