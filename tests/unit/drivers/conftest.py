@@ -17,5 +17,6 @@ for plugin in (
     "serving",
     "smoke",
     "transformers",
+    "vllm",
 ):
     sys.path.append(str(PLUGINS / plugin / "drivers"))

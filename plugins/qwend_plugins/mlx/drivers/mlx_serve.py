@@ -47,11 +47,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The port, taken before the model is loaded and silent until it is."""
+    """The port, taken before the model is loaded; who asks before it is waits for the answer."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(128)  # bound alone it could be taken by whoever listens first
     except OSError as error:
         text = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
         code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1

@@ -18,6 +18,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import vllm_guard
@@ -42,26 +43,51 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return args, words
 
 
-def hold_port(host: str, port: int) -> socket.socket | None:
-    """Tell a taken port at once, and keep others from it: vLLM imports for half a minute before it binds.
+def hold_port(host: str, port: int) -> socket.socket:
+    """Take the port at once: vLLM imports for half a minute before it binds, and listens only when the model is loaded.
 
-    Gives what holds it, to be closed just before vLLM begins; None where connections of an earlier start linger.
+    A bound socket alone keeps nobody away (with SO_REUSEADDR another may bind it too, and whoever listens first has
+    it), so this one listens; who asks early waits for the answer.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            text = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
-            code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
-            raise DriverError(text, "choose another port", code) from None
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        held.bind((host, port))  # without SO_REUSEADDR: no other program can bind it then
-    except OSError:
+        held.bind((host, port))
+        held.listen(128)
+    except OSError as error:
         held.close()
-        return None
+        text = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
+        raise DriverError(text, "choose another port", code) from None
     return held
+
+
+def hand_over(held: socket.socket) -> None:
+    """Let vLLM serve on this socket: wherever one of its modules makes the server's own, it gets this one.
+
+    Several API servers share a port by SO_REUSEPORT, which sets it on sockets of its own: this one makes way for them.
+    """
+    modules = [
+        one
+        for name, one in sys.modules.items()
+        if name.startswith("vllm.entrypoints") and hasattr(one, "create_server_socket")
+    ]
+    makers = {one.create_server_socket for one in modules}
+    if len(makers) != 1:  # another version, which binds by itself
+        held.close()
+        return
+    (make,) = makers
+    port = held.getsockname()[1]
+
+    def give(addr: Any, **said: Any) -> Any:
+        if addr[1] == port and not said.get("reuse_port"):
+            return held
+        if addr[1] == port:
+            held.close()
+        return make(addr, **said)
+
+    for one in modules:
+        vars(one)["create_server_socket"] = give
 
 
 class _Health(BaseHTTPRequestHandler):
@@ -82,7 +108,7 @@ def health(host: str, port: int) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-def ray(args: argparse.Namespace, held: socket.socket | None) -> None:
+def ray(args: argparse.Namespace, held: socket.socket) -> None:
     """Begin a Ray cluster, or join one and stay until it ends. The process is replaced where this machine joins."""
     program = str(Path(sys.executable).with_name("ray"))
     if args.ray == "head":
@@ -90,8 +116,7 @@ def ray(args: argparse.Namespace, held: socket.socket | None) -> None:
         if began.returncode:
             raise DriverError("Ray could not be started", "its own words stand above")
         return
-    if held is not None:
-        held.close()
+    held.close()
     health(args.host, args.port)
     ended = subprocess.run([program, "start", f"--address={args.ray}", "--block"], check=False)
     raise DriverError(
@@ -108,15 +133,14 @@ def serve(args: argparse.Namespace, words: list[str]) -> None:
     if args.ray:
         ray(args, held)
     if "--headless" in words:
-        if held is not None:
-            held.close()
+        held.close()
         health(args.host, args.port)
     else:
         words = [*words, "--host", args.host, "--port", str(args.port)]
     vllm(["serve", *with_ranks(words)], held)
 
 
-def vllm(words: list[str], held: socket.socket | None = None) -> None:
+def vllm(words: list[str], held: socket.socket) -> None:
     """What the program `vllm` does with these words. The program itself asks for the metadata of a package `vllm`,
     which the CPU build lacks under that name."""
     from vllm.entrypoints.cli import serve as command
@@ -131,8 +155,7 @@ def vllm(words: list[str], held: socket.socket | None = None) -> None:
     args = parser.parse_args(words)
     for one in known:
         one.validate(args)
-    if held is not None:
-        held.close()
+    hand_over(held)
     args.dispatch_function(args)
 
 
