@@ -12,15 +12,9 @@ from vllm_serve import ADDRESS_IN_USE, hand_over, hold_port
 from vllm_start import DriverError
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def held() -> Iterator[socket.socket]:
-    with hold_port("127.0.0.1", free_port()) as held:
+    with hold_port("127.0.0.1", 0) as held:
         yield held
 
 

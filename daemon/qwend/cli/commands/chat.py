@@ -70,28 +70,37 @@ def command(
     """
     settings = {key: setting(value) for key, value in (split_pair(text, "--set") for text in sets)}
     key = secret_values(secrets).get(API_KEY)
+    question = _question(message)
     client = open_daemon()
     if target is not None and _REFERENCE.fullmatch(target):
         text = _recipe(client, target, engine, parameters)
         with _served(client, text, keep=keep, runtime=runtime) as row:
-            code = _talk(Conversation(_endpoint(row, key), system, settings), message)
+            code = _talk(Conversation(_endpoint(row, key), system, settings), question)
     else:
         if engine or parameters or keep:
             raise UsageError(
                 "--engine, --with and --keep are for a REF", code="no-reference", hint="qwend chat hf:…"
             )
-        code = _talk(Conversation(_endpoint(_find(client, target, name), key), system, settings), message)
+        code = _talk(Conversation(_endpoint(_find(client, target, name), key), system, settings), question)
     exit_with(code)
 
 
-def _talk(conversation: Conversation, message: str | None) -> int:
-    """At a terminal a chat; else one question, whose answer alone goes to stdout."""
+def _question(message: str | None) -> str | None:
+    """What is asked at once: the message, else what a pipe brings; None at a terminal, where a chat begins. It is read
+    before anything is served."""
     if message is None and sys.stdin.isatty():
-        return Talk(conversation).go()
+        return None
     question = message if message is not None else sys.stdin.read()
     if not question.strip():
         raise UsageError("there is no question", code="no-question", hint="echo 'Who are you?' | qwend chat")
-    Talk(conversation, figures=False).ask(question.strip("\n"))
+    return question.strip("\n")
+
+
+def _talk(conversation: Conversation, question: str | None) -> int:
+    """A chat; or one question, whose answer alone goes to stdout."""
+    if question is None:
+        return Talk(conversation).go()
+    Talk(conversation, figures=False).ask(question)
     return 0
 
 
