@@ -177,7 +177,7 @@ def test_a_choice_reads_the_models_below_the_report_and_promises_the_largest() -
 
 
 def test_the_chosen_one_has_the_figures_of_the_report() -> None:
-    where = {"smallest_where": "mean_kld <= 0.1"}
+    where: dict[str, Any] = {"smallest_where": "mean_kld <= 0.1"}
     told = Select().metrics(step(Select(), compared(F16, Q8, measure=["kl_divergence"]), **where))
     assert told is not None and {"mean_kld", "perplexity", "size"} <= set(told)
     above = msgspec.structs.replace(compared(F16, Q8), lineage=(compared(F16, Q8),))
