@@ -20,6 +20,7 @@ import msgspec
 from qwend.errors import UsageError
 from qwend.model.image_file import (
     FILE_NAME,
+    Build,
     Flavour,
     ImageFile,
     OptionValue,
@@ -177,14 +178,15 @@ def input_files(folder: Path, image: ImageFile, flavour: str) -> dict[str, Path]
         files["build-lock"] = folder / chosen.build_lock
     if chosen.compiler_lock:
         files["compiler-lock"] = folder / chosen.compiler_lock
-    if image.build:
-        files["build-script"] = folder / image.build.script
+    if build := image.build_of(flavour):
+        files["build-script"] = folder / build.script
     return files | {f"overlay/{name}": path for name, path in overlay_files(folder, flavour).items()}
 
 
 def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, OptionValue]) -> ImageSpec:
     chosen = chosen_flavour(image, flavour)
-    options = _options(image, chosen, given)
+    build = image.build_of(flavour)
+    options = _options(image.name, build, chosen, given)
     python = chosen.python or image.python
     identity = {
         "format": _FORMAT,
@@ -208,23 +210,25 @@ def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, Option
         folder=str(root),
         options=options,
         env=chosen.env,
-        network_at_build=bool(image.build and image.build.network),
-        compiles=image.build is not None,
+        network_at_build=bool(build and build.network),
+        compiles=build is not None,
         disk_mb=chosen.disk_mb,
     )
 
 
-def _options(image: ImageFile, chosen: Flavour, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
-    known = image.build.options if image.build else {}
+def _options(
+    image: str, build: Build | None, chosen: Flavour, given: Mapping[str, OptionValue]
+) -> dict[str, OptionValue]:
+    known = build.options if build else {}
     for name, value in given.items():
         if name not in known:
             raise UsageError(
-                f'image {image.name} has no build option "{name}"',
+                f'image {image} has no build option "{name}"',
                 hint=f"it has {', '.join(sorted(known))}" if known else "it has none",
             )
         problem = option_problem(name, known[name], value)
         if problem:
-            raise UsageError(f"image {image.name}: {problem}", hint=known[name].help)
+            raise UsageError(f"image {image}: {problem}", hint=known[name].help)
     defaults = {name: option.default for name, option in known.items()}
     return {**defaults, **chosen.options, **given}
 

@@ -93,6 +93,8 @@ class Flavour(_Table, frozen=True, kw_only=True):
     """As the image's, for files below `overlay-<flavour>/`."""
     options: dict[str, OptionValue] = {}
     """Defaults of build options that differ from the image's."""
+    build: Build | None = None
+    """In place of the image's [build], where this flavour is made otherwise."""
     disk_mb: int = 0
     """About what the realised environment takes, for the preflight of a plan; 0 where unmeasured."""
     note: str = ""
@@ -113,6 +115,10 @@ class ImageFile(_Table, frozen=True, kw_only=True):
     system: System = System()
     entry: list[str] = []
     """What `docker run` of the image starts when told nothing; a Launch always says it."""
+
+    def build_of(self, flavour: str) -> Build | None:
+        """How a flavour is made from sources: its own [build], else the image's; None where nothing is."""
+        return self.flavours[flavour].build or self.build
 
 
 def read_image_file(folder: Path) -> ImageFile:
@@ -174,32 +180,38 @@ def _problems(image: ImageFile, folder: Path) -> list[str]:
         found.append(f'name: "{image.name}" is not lower case words joined by hyphens')
     if not image.flavours:
         found.append("flavours: there is none, so nothing could be installed")
-    options = image.build.options if image.build else {}
-    for name, option in options.items():
-        if not _OPTION.fullmatch(name):
-            found.append(f"build.options.{name}: not a lower case word")
-        problem = option_problem(name, option, option.default)
-        if problem:
-            found.append(f"build.options.{name}.default: {problem}")
+    if image.build:
+        found += _build_problems("build", image.build, folder)
     for name, flavour in image.flavours.items():
-        found += _flavour_problems(f"flavours.{name}", flavour, image, folder, options)
+        found += _flavour_problems(f"flavours.{name}", flavour, image, folder)
     for source in image.sources:
         if not re.fullmatch(r"[0-9a-f]{64}", source.sha256):
             found.append(f"sources: sha256 of {source.package} is not 64 hexadecimal digits")
         if not _RELATIVE.fullmatch(source.into):
             found.append(f'sources: into "{source.into}" of {source.package} is not a relative path')
-    if image.build:
-        found += _missing(folder, "build.script", image.build.script)
-    elif image.sources:
+    if image.sources and not any(image.build_of(name) for name in image.flavours):
         found.append("sources: they are for a build, and there is no [build]")
     found += _overlay_problems(image, folder)
     return found
 
 
-def _flavour_problems(
-    where: str, flavour: Flavour, image: ImageFile, folder: Path, options: dict[str, Option]
-) -> list[str]:
+def _build_problems(where: str, build: Build, folder: Path) -> list[str]:
     found = []
+    for name, option in build.options.items():
+        if not _OPTION.fullmatch(name):
+            found.append(f"{where}.options.{name}: not a lower case word")
+        problem = option_problem(name, option, option.default)
+        if problem:
+            found.append(f"{where}.options.{name}.default: {problem}")
+    return found + _missing(folder, f"{where}.script", build.script)
+
+
+def _flavour_problems(where: str, flavour: Flavour, image: ImageFile, folder: Path) -> list[str]:
+    found = []
+    build = flavour.build or image.build
+    options = build.options if build else {}
+    if flavour.build:
+        found += _build_problems(f"{where}.build", flavour.build, folder)
     if not _NAME.fullmatch(where.removeprefix("flavours.")):
         found.append(f"{where}: not a lower case word")
     try:

@@ -40,7 +40,7 @@ FAMILIES = {
 }
 MODELS = tuple(FAMILIES)
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "cuda12": "cuda", "apple": "mps"}
-BUILT = {"gguf": ("cpu", "apple"), "torch": FLAVOURS, "mlx": ("cpu", "apple")}
+BUILT = {"gguf": FLAVOURS, "torch": FLAVOURS, "mlx": ("cpu", "apple")}
 """Flavours that a family has an image for."""
 
 _ANYWHERE = ("ev_common.py", "ev_table.py", "ev_golden.py", "ev_talk.py")
@@ -169,6 +169,9 @@ def launch(
         argv.append(f"--extra={extra}")
     argv += ["--scratch", ScratchRef("work"), "--out", OutputRef()]
     env: dict[str, Word] = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    if kind == "gguf" and step.flavour.startswith("cuda"):
+        # A card by name: one that is not there is an error, and never the CPU instead.
+        env["LLAMA_ARG_DEVICE"] = ",".join(f"CUDA{index}" for index in range(step.gpus))
     return Launch(
         argv=tuple(argv),
         env=env,

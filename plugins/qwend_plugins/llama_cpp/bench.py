@@ -20,7 +20,7 @@ from qwend.plugin import (
     estimate,
     flag,
 )
-from qwend_plugins.llama_cpp import common, measuring
+from qwend_plugins.llama_cpp import common
 
 _LISTS = ("n_prompt", "n_gen", "n_depth", "batch_size", "ubatch_size", "cache_type_k", "cache_type_v")
 
@@ -61,7 +61,7 @@ class Bench:
     params: ClassVar[type[Params]] = BenchParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
     many: ClassVar[bool] = True
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = common.COMPUTING
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         params = _params(step)
@@ -113,13 +113,14 @@ class Bench:
                 "--repetitions",
                 str(params.repetitions),
                 *common.flags(params, "flash_attn"),
-                *measuring.gpu_layers(step, params.n_gpu_layers),
+                *common.offload(step, params.n_gpu_layers, join="/"),
                 "--threads",
                 threads,
                 *step.extra_args,
             ),
             files=common.drivers("lc_bench.py", "lc_common.py"),
             resources=_resources(step),
+            hints=common.TOOL_HINTS,
         )
 
 
@@ -134,9 +135,8 @@ def _resources(step: StepView) -> Resources:
     length = max(params.n_depth, default=0) + max((*params.n_prompt, *params.n_gen), default=0)
     needs = [estimate(model.facts, max(length, 1)) for model in step.inputs]
     known = [need.total for need in needs if need is not None]
-    return Resources(
-        memory=max(known) if len(known) == len(needs) else None, heavy=True, note="the largest model"
-    )
+    most = max(known) if len(known) == len(needs) else None
+    return common.resources(step, most, params.n_gpu_layers, heavy=True, note="the largest model")
 
 
 def _params(step: StepView) -> BenchParams:

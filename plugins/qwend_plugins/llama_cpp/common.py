@@ -20,6 +20,7 @@ from qwend.plugin import (
     LogHint,
     OutputRef,
     Params,
+    Resources,
     StepView,
     ThreadsRef,
     Word,
@@ -29,7 +30,12 @@ from qwend.plugin import (
 
 DRIVERS = Path(__file__).parent / "drivers"
 FLAVOURS = ("cpu", "apple")
+"""Of engines that convert and rewrite: that is work of the CPU."""
+COMPUTING = ("cpu", "cuda", "cuda12", "apple")
+"""Of engines that run a model."""
 GIB = 1024**3
+_CONTEXT = GIB // 2
+"""What CUDA and cuBLAS take of a card before any weight."""
 
 CONVERTER = "llama-cpp-convert"
 TOOLS = "llama-cpp"
@@ -39,6 +45,11 @@ OUT_OF_MEMORY = LogHint(
     r"(?:failed to allocate|insufficient memory|out of memory|cannot allocate memory|MemoryError|std::bad_alloc)",
     "there was not enough memory",
     "a smaller model, a stronger quantisation or a shorter context needs less",
+)
+NO_CARD = LogHint(
+    r"invalid device: (?P<device>CUDA\d+)",
+    "llama.cpp sees no {device}: the driver does not answer where the step runs",
+    "nvidia-smi must work there; qwend doctor says what is missing",
 )
 DISK_FULL = LogHint(
     r"(?:No space left on device|iostream error|failed to write|fwrite failed)",
@@ -56,10 +67,47 @@ UNKNOWN_ARCHITECTURE = LogHint(
     "a newer llama.cpp may; qwend images lock llama-cpp --upgrade takes one",
 )
 
+TOOL_HINTS = (NO_CARD, UNKNOWN_ARCHITECTURE, BROKEN_FILE, OUT_OF_MEMORY)
+"""Of the tools that run a model."""
+
 
 def image(name: str, step: StepView, **options: Any) -> Image:
     """An image of llama.cpp in the step's flavour."""
     return load_image(f"qwend_images:{name}", step.flavour, options or None)
+
+
+def on_cards(step: StepView) -> bool:
+    """Whether the step runs on NVIDIA's cards."""
+    return step.flavour in ("cuda", "cuda12")
+
+
+def offload(step: StepView, layers: int | None, join: str = ",") -> tuple[Word, ...]:
+    """Where a tool computes: the cards of the step by name, so that one which is not there is an error and never the
+    CPU instead; and how many layers they take, none on a CPU, else the user's number or the tool's own choice."""
+    words: tuple[Word, ...] = ()
+    if on_cards(step):
+        words = ("--device", join.join(f"CUDA{index}" for index in range(step.gpus)))
+    if step.flavour == "cpu":
+        layers = 0
+    return words if layers is None else (*words, "--n-gpu-layers", str(layers))
+
+
+def resources(
+    step: StepView,
+    total: int | None,
+    layers: int | None,
+    *,
+    disk: int | None = None,
+    heavy: bool = False,
+    note: str = "",
+) -> Resources:
+    """What a tool takes that needs `total` bytes: of the host, or shared out over the step's cards. How much a part
+    of the layers takes of a card is not known."""
+    if not on_cards(step):
+        return Resources(memory=total, disk=disk, heavy=heavy, note=note)
+    each = None if total is None or layers is not None else total // max(1, step.gpus) + _CONTEXT
+    host = GIB if layers is None else total
+    return Resources(host, each, disk, gpus=step.gpus, heavy=heavy, note=note)
 
 
 def gguf(given: Given) -> InputRef:

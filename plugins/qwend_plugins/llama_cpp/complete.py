@@ -17,12 +17,11 @@ from qwend.plugin import (
     OutputRef,
     Params,
     Product,
-    Resources,
     StepView,
     estimate,
     flag,
 )
-from qwend_plugins.llama_cpp import common, measuring
+from qwend_plugins.llama_cpp import common
 
 
 class CompleteParams(Params):
@@ -62,7 +61,7 @@ class Complete:
     params: ClassVar[type[Params]] = CompleteParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
     many: ClassVar[bool] = False
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = common.COMPUTING
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         params, model = _params(step), step.inputs[0]
@@ -100,7 +99,7 @@ class Complete:
                 *("--n-predict", str(params.n_predict), "--ctx-size", str(params.context)),
                 *("--temp", str(params.temp), "--seed", str(params.seed)),
                 *common.flags(params, *sampling),
-                *measuring.gpu_layers(step, params.n_gpu_layers),
+                *common.offload(step, params.n_gpu_layers),
                 *("--threads", common.threads(params.threads)),
                 *step.extra_args,
             ),
@@ -108,9 +107,13 @@ class Complete:
                 *common.drivers("lc_complete.py", "lc_common.py"),
                 LaunchFile("prompt.txt", params.prompt),
             ),
-            resources=Resources(
-                memory=None if need is None else need.total, note="" if need is None else need.describe()
+            resources=common.resources(
+                step,
+                None if need is None else need.total,
+                params.n_gpu_layers,
+                note="" if need is None else need.describe(),
             ),
+            hints=common.TOOL_HINTS,
         )
 
 

@@ -32,7 +32,7 @@ class Imatrix:
     params: ClassVar[type[Params]] = ImatrixParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
     many: ClassVar[bool] = False
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = common.COMPUTING
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         params = _params(step)

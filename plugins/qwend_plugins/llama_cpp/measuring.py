@@ -13,7 +13,6 @@ from qwend.plugin import (
     Launch,
     OutputRef,
     Params,
-    Resources,
     ScratchRef,
     StepView,
     Word,
@@ -107,22 +106,18 @@ def text_launch(step: StepView, what: str, tool: str, *more: Word, disk: int | N
             "--ctx-size",
             str(params.context),
             *common.flags(params, "chunks", "batch_size", "ubatch_size", "flash_attn"),
-            *gpu_layers(step, params.n_gpu_layers),
+            *common.offload(step, params.n_gpu_layers),
             "--threads",
             common.threads(params.threads),
             *more,
             *step.extra_args,
         ),
         files=common.drivers("measure_text.py", "lc_common.py"),
-        resources=Resources(memory=_memory(step), disk=disk, heavy=True, note="weights, cache and logits"),
+        resources=common.resources(
+            step, _memory(step), params.n_gpu_layers, disk=disk, heavy=True, note="weights, cache and logits"
+        ),
+        hints=common.TOOL_HINTS,
     )
-
-
-def gpu_layers(step: StepView, wanted: int | None) -> tuple[Word, ...]:
-    """How many layers the accelerator takes: none on a CPU; else the user's number, or the tool's own choice."""
-    if step.flavour == "cpu":
-        return ("--n-gpu-layers", "0")
-    return () if wanted is None else ("--n-gpu-layers", str(wanted))
 
 
 def logits_bytes(step: StepView) -> int | None:

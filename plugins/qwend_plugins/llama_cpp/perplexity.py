@@ -27,7 +27,7 @@ class Perplexity:
     params: ClassVar[type[Params]] = PerplexityParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
     many: ClassVar[bool] = True
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = common.COMPUTING
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         params = step.params
@@ -64,7 +64,7 @@ class KlDivergence:
     params: ClassVar[type[Params]] = KlDivergenceParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
     many: ClassVar[bool] = True
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = common.COMPUTING
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         yield from measuring.text_findings(step)

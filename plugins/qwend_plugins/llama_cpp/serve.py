@@ -20,7 +20,6 @@ from qwend.plugin import (
     Params,
     PortRef,
     Probe,
-    Resources,
     SecretRef,
     StepView,
     Word,
@@ -131,7 +130,7 @@ class Serve:
     params: ClassVar[type[Params]] = ServeParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
     many: ClassVar[bool] = False
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = common.COMPUTING
 
     def check(self, step: StepView, host: Machine) -> Iterable[Finding]:
         params, facts = _params(step), step.inputs[0].facts
@@ -176,8 +175,10 @@ class Serve:
             argv=(*(_compiled_head() if compiled else _ready_head()), *_common(step), *_rest(step, compiled)),
             files=() if compiled else (driver(common.DRIVERS / "serve.py"),),
             secrets=(API_KEY,) if API_KEY in step.secrets else (),
-            resources=Resources(
-                memory=None if estimate is None else estimate.total,
+            resources=common.resources(
+                step,
+                None if estimate is None else estimate.total,
+                params.n_gpu_layers,
                 note="" if estimate is None else estimate.describe(),
             ),
             probe=_probe(step),
@@ -194,7 +195,9 @@ def context(step: StepView) -> int:
 
 
 def needs_compiled(step: StepView) -> bool:
-    """Whether the step wants what the ready wheel does not offer."""
+    """Whether the step wants what the ready wheel does not offer; there is none with CUDA."""
+    if common.on_cards(step):
+        return True
     params = _params(step)
     unusual = any(getattr(params, field) != type(params).model_fields[field].default for field in _COMPILED)
     return unusual or params.draft is not None or len(params.served_model_name) > 0 or bool(step.extra_args)
@@ -245,10 +248,7 @@ def _common(step: StepView) -> Iterator[Word]:
     yield from ("--alias", ",".join((step.name, *params.served_model_name)))
     yield from ("--ctx-size", str(context(step)), "--parallel", str(params.parallel))
     yield from ("--threads", common.threads(params.threads))
-    if step.flavour == "cpu":
-        yield from ("--n-gpu-layers", "0")
-    elif params.n_gpu_layers is not None:
-        yield from ("--n-gpu-layers", str(params.n_gpu_layers))
+    yield from common.offload(step, params.n_gpu_layers)
     yield "--jinja" if params.jinja else "--no-jinja"
     yield "--slots" if params.slots else "--no-slots"
     yield "--warmup" if params.warmup else "--no-warmup"

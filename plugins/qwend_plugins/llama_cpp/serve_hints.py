@@ -31,7 +31,5 @@ HINTS = (
         "the draft model has another vocabulary than the model",
         "take a smaller model of the same family",
     ),
-    common.UNKNOWN_ARCHITECTURE,
-    common.BROKEN_FILE,
-    common.OUT_OF_MEMORY,
+    *common.TOOL_HINTS,
 )

@@ -414,3 +414,16 @@ async def test_a_cancelled_build_ends_its_programs(bench: Bench) -> None:
     assert await _next(reader) == b""
     os.close(reader)
     assert await bench.builder().find(spec) is None
+
+
+async def test_a_flavour_with_a_build_of_its_own_is_made_by_that_alone(bench: Bench) -> None:
+    (bench.tmp / "image").mkdir()
+    (bench.tmp / "image" / "own.sh").write_text('echo "$OPT_CARDS" >"$PREFIX/own"\n')
+    spec = bench.image(
+        build='echo shared >"$PREFIX/shared"\n',
+        more='[flavours.cpu.build]\nscript = "own.sh"\noutputs = ["own"]\n'
+        '[flavours.cpu.build.options.cards]\ntype = "string"\ndefault = "70;80"\nhelp = "which"',
+    )
+    prefix = await bench.realise(spec)
+    assert (prefix / "own").read_text() == "70;80\n"
+    assert not (prefix / "shared").exists()

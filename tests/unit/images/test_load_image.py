@@ -212,3 +212,32 @@ def test_the_three_kinds_survive_json(tmp_path: Path) -> None:
         image.digest for image in msgspec.json.decode(text, type=list[Image])
     ]
     assert images[1].pinned == "ollama/ollama@sha256:" + "1" * 64  # type: ignore[union-attr]
+
+
+OWN_BUILD = """
+[flavours.cpu.build]
+script = "build-other.sh"
+network = true
+[flavours.cpu.build.options.cards]
+type = "string"
+default = "80"
+help = "which cards"
+"""
+
+
+def test_a_flavour_may_be_built_in_its_own_way(tmp_path: Path) -> None:
+    full_image(tmp_path)
+    shared = load_image(tmp_path, "cpu")
+    edit(tmp_path / "image.toml", "[[sources]]", OWN_BUILD + "[[sources]]")
+    with pytest.raises(UsageError, match=r"flavours\.cpu\.build\.script: there is no file build-other\.sh"):
+        load_image(tmp_path, "cpu")
+    (tmp_path / "build-other.sh").write_text("true\n")
+    own = load_image(tmp_path, "cpu")
+    assert own.options == {"cards": "80"}
+    assert (own.network_at_build, shared.network_at_build) == (True, False)
+    with pytest.raises(UsageError, match='no build option "fast"'):
+        load_image(tmp_path, "cpu", {"fast": True})
+    (tmp_path / "build.sh").write_text("false\n")
+    assert load_image(tmp_path, "cpu").digest == own.digest  # it is not this flavour's script
+    (tmp_path / "build-other.sh").write_text("false\n")
+    assert load_image(tmp_path, "cpu").digest != own.digest

@@ -66,8 +66,16 @@ def test_reports_are_compared_whatever_their_models_are_and_never_mixed_with_mod
 
 
 def test_a_card_is_not_given_to_a_program_that_has_no_build_for_it() -> None:
-    (finding,) = errors(Perplexity(), step(Perplexity(), F16, flavour="cuda"))
+    (finding,) = errors(Perplexity(), step(Perplexity(), given("mlx", "model/mlx"), flavour="cuda"))
+    assert finding.message == "model/mlx is measured on cpu or apple, and this step is for cuda"
     assert (finding.key, finding.hint) == ("device", "say device: cpu at the step")
+
+
+def test_a_gguf_is_measured_on_the_card_of_the_step_or_not_at_all() -> None:
+    made = step(Perplexity(), F16, flavour="cuda")
+    assert errors(Perplexity(), made) == []
+    assert Perplexity().launch(made, HOSTS["cuda"]).env["LLAMA_ARG_DEVICE"] == "CUDA0"
+    assert "LLAMA_ARG_DEVICE" not in Perplexity().launch(step(Perplexity(), F16), CPU).env
 
 
 def test_the_text_that_calibrated_a_model_does_not_measure_it_unless_the_recipe_says_so() -> None:

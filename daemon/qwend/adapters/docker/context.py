@@ -152,7 +152,7 @@ def check_ca(path: str) -> None:
 def arguments(spec: ImageSpec, image: ImageFile, flavour: Flavour) -> dict[str, str]:
     """Build arguments, without BASE."""
     build = list(image.system.build)
-    if image.build is not None:
+    if flavour.build or image.build:
         build.append("ccache")  # a compile that was cut off goes on where it was
     return {
         "RUN_PACKAGES": " ".join(image.system.run),
@@ -163,16 +163,17 @@ def arguments(spec: ImageSpec, image: ImageFile, flavour: Flavour) -> dict[str, 
 
 
 def _lay_build(spec: ImageSpec, image: ImageFile, folder: Path) -> None:
+    build = image.build_of(spec.flavour)
     plan: dict[str, Any] = {
         "flavour": spec.flavour,
         "network": spec.network_at_build,
         "options": {f"OPT_{name.upper()}": _option(value) for name, value in sorted(spec.options.items())},
-        "outputs": image.build.outputs if image.build else [],
+        "outputs": build.outputs if build else [],
         "sources": msgspec.to_builtins(image.sources),
     }
     (folder / "plan.json").write_text(json.dumps(plan, indent=1, sort_keys=True))
-    if image.build is not None:
-        shutil.copyfile(Path(spec.folder) / image.build.script, folder / "build.sh")
+    if build is not None:
+        shutil.copyfile(Path(spec.folder) / build.script, folder / "build.sh")
 
 
 def _gather_wheels(pins: list[Pin], find_links: list[str], target: Path) -> None:

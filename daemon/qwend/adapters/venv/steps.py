@@ -60,6 +60,7 @@ class Construction:
         self.subject = f"image {spec.name}"
         self.image = read_image_file(Path(spec.folder))
         self.flavour = chosen_flavour(self.image, spec.flavour)
+        self.build = self.image.build_of(spec.flavour)
         self.folder = Path(spec.folder)
         self.root = root
         self.prefix = root / spec.key
@@ -82,10 +83,10 @@ class Construction:
         )
         await asyncio.to_thread(shutil.rmtree, self.prefix, True)
         await self._environment(self.prefix, python, [self.flavour.lock], "packages")
-        if self.image.build:
+        if self.build:
             await self._compile(python)
         copied = await asyncio.to_thread(self._lay_overlay)
-        outputs = self.image.build.outputs if self.image.build else []
+        outputs = self.build.outputs if self.build else []
         missing = [name for name in outputs if not (self.prefix / name).is_file()]
         if missing:
             raise StepFailed(
@@ -179,7 +180,7 @@ class Construction:
     # -- what is compiled --------------------------------------------------------------------------
 
     async def _compile(self, python: str) -> None:
-        assert self.image.build is not None
+        assert self.build is not None
         tools = self.work / "env"
         locks = [self.flavour.build_lock] if self.flavour.build_lock else []
         if self.flavour.compiler_lock and not self._has_compiler():
@@ -189,7 +190,7 @@ class Construction:
             archive = await self._archive(source, tools)
             self._say("sources", f"unpacking {archive.name}")
             await asyncio.to_thread(sources.unpack, archive, source, self.work / "src" / source.into)
-        script = self.folder / self.image.build.script
+        script = self.folder / self.build.script
         tree = self.work / "build"
         tree.mkdir(exist_ok=True)
         self._say("compile", "configuring")
@@ -211,7 +212,7 @@ class Construction:
 
     def _build_environment(self, tools: Path) -> dict[str, str]:
         """A scrubbed environment: the same for every caller, but for where the system keeps its things."""
-        assert self.image.build is not None
+        assert self.build is not None
         env = {name: self.environ[name] for name in _PASSED_TO_BUILDS if name in self.environ}
         path = self.environ.get("PATH") or os.defpath
         env |= {
@@ -228,7 +229,7 @@ class Construction:
         for name, value in self.spec.options.items():
             text = ("ON" if value else "OFF") if isinstance(value, bool) else str(value)
             env[f"OPT_{name.upper()}"] = text
-        if self.image.build.network:
+        if self.build.network:
             env |= {name: value for name, value in self.environ.items() if name.lower() in _NETWORK}
         else:
             env |= {"http_proxy": _NOWHERE, "https_proxy": _NOWHERE, "all_proxy": _NOWHERE}

@@ -12,6 +12,7 @@ from qwend.adapters.docker.context import LABEL, lay_out, settings_secret
 from qwend.adapters.docker.verify import compare
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.errors import UsageError
+from qwend.model.image import load_image
 
 from .images import tiny_image
 
@@ -131,3 +132,16 @@ def test_every_kind_of_difference_is_told() -> None:
     ]
     assert "holds no record" in compare({**seen, "record": None}, {}, "d")[0]
     assert "made from digest d" in compare(seen, {}, "other")[0]
+
+
+def test_a_flavour_with_a_build_of_its_own_is_laid_out_with_that(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    before = tiny_image(folder)
+    (folder / "own.sh").write_text("echo own\n")
+    own = '[flavours.cpu.build]\nscript = "own.sh"\noutputs = ["bin/own"]\n'
+    (folder / "image.toml").write_text(f"{(folder / 'image.toml').read_text()}\n{own}")
+    spec = load_image(folder, "cpu")
+    assert spec.digest != before.digest
+    lay_out(spec, tmp_path / "context", [])
+    assert (tmp_path / "context" / "build" / "build.sh").read_text() == "echo own\n"
+    assert json.loads((tmp_path / "context/build/plan.json").read_text())["outputs"] == ["bin/own"]

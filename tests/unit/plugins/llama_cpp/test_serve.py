@@ -20,7 +20,7 @@ from tests.unit.plugins.llama_cpp.kit import (
     warnings,
 )
 
-from qwend.plugin import Facts, Given, HostProgram, UpstreamImage
+from qwend.plugin import Facts, Given, HostProgram, ImageSpec, UpstreamImage
 from qwend.plugin.testing import check_engine
 from qwend_plugins.llama_cpp import qwend_engines
 from qwend_plugins.llama_cpp.serve import Serve, context, needs_compiled
@@ -319,3 +319,14 @@ def test_a_scaled_model_in_16_bits_is_warned_of_and_a_quantised_one_is_not() -> 
     ]
     quantised = msgspec.structs.replace(Q4, extra={"scaled": "awq"})
     assert warnings(ENGINE, step(ENGINE, model(facts=quantised))) == []
+
+
+def test_with_cards_the_compiled_server_serves_and_names_them() -> None:
+    cards = step(Serve(), flavour="cuda", gpus=1)
+    said = command(Serve(), cards)
+    assert "bin/llama-server" in said
+    assert "--device CUDA0" in said
+    assert "--n-gpu-layers" not in said  # llama.cpp fits what the card holds
+    image = Serve().image(cards, HOST)
+    assert isinstance(image, ImageSpec)
+    assert (image.name, image.flavour) == ("llama-cpp", "cuda")

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 from tests.unit.plugins.llama_cpp.kit import QWEN_05B, QWEN_7B, command, errors, launch, model, step, warnings
 
-from qwend.plugin import Facts, Given, StepView
+from qwend.plugin import Facts, Given, ImageSpec, StepView
+from qwend.plugin.samples import HOSTS
 from qwend_plugins.llama_cpp.bench import Bench
 from qwend_plugins.llama_cpp.complete import Complete
 from qwend_plugins.llama_cpp.convert_lora import ConvertLora
@@ -124,3 +125,34 @@ def test_a_completion_is_the_same_each_time_unless_it_is_asked_otherwise() -> No
     assert [file.content for file in launch(Complete(), view).files if file.name == "prompt.txt"] == ["-x"]
     full = step(Complete(), with_={"prompt": "x", "n_predict": 64, "context": 64})
     assert errors(Complete(), full) == ["with.n_predict: leaves no room for the prompt in a context of 64"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (Imatrix, "--device CUDA0,CUDA1"),
+        (Perplexity, "--device CUDA0,CUDA1"),
+        (KlDivergence, "--device CUDA0,CUDA1"),
+        (Bench, "--device CUDA0/CUDA1"),
+    ],
+)
+def test_cards_are_asked_for_by_name_so_that_a_missing_one_is_never_replaced_by_the_cpu(
+    engine: type[Imatrix | Perplexity | KlDivergence | Bench], said: str
+) -> None:
+    reads = "text" in engine.params.model_fields
+    made = step(engine(), inputs={"text": TEXT}, with_={"text": TEXT.name}) if reads else step(engine())
+    cards = msgspec.structs.replace(made, flavour="cuda12", gpus=2)
+    assert said in command(engine(), cards)
+    assert "--device" not in command(engine(), made)
+    assert isinstance(engine().image(cards, HOSTS["cuda12"]), ImageSpec)
+    assert any(hint.regex.startswith("invalid device") for hint in launch(engine(), cards).hints)
+
+
+def test_weights_on_cards_are_shared_out_and_what_a_part_of_them_takes_is_not_guessed() -> None:
+    whole = step(Bench(), flavour="cuda", gpus=2)
+    alone = launch(Bench(), step(Bench())).resources.memory or 0
+    both = launch(Bench(), whole).resources
+    assert (both.gpus, both.gpu_memory) == (2, alone // 2 + (1 << 29))
+    assert (both.memory or 0) < alone
+    part = launch(Bench(), step(Bench(), flavour="cuda", gpus=1, with_={"n_gpu_layers": 4})).resources
+    assert (part.gpu_memory, part.memory) == (None, alone)
