@@ -15,13 +15,12 @@ from qwend.plugin import (
     Launch,
     LaunchFile,
     Params,
-    Resources,
     StepView,
     Word,
     estimate,
     flag,
 )
-from qwend_plugins.llama_cpp import common, measuring
+from qwend_plugins.llama_cpp import common
 
 _SAMPLING = ("temp", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "n_predict", "reasoning")
 
@@ -81,7 +80,7 @@ class Chat:
     params: ClassVar[type[Params]] = ChatParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf",)
     many: ClassVar[bool] = False
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = common.COMPUTING
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         params, model = _params(step), step.inputs[0]
@@ -121,14 +120,18 @@ class Chat:
                 *("--ctx-size", str(params.context)),
                 *common.flags(params, *_SAMPLING),
                 *_template(params),
-                *(() if step.flavour == "cpu" else measuring.gpu_layers(step, params.n_gpu_layers)),
+                *(() if step.flavour == "cpu" else common.offload(step, params.n_gpu_layers)),
                 *("--threads", common.threads(params.threads)),
                 *step.extra_args,
             ),
             files=(*common.drivers("lc_chat.py", "lc_common.py"), *said),
-            resources=Resources(
-                memory=None if need is None else need.total, note="" if need is None else need.describe()
+            resources=common.resources(
+                step,
+                None if need is None else need.total,
+                params.n_gpu_layers,
+                note="" if need is None else need.describe(),
             ),
+            hints=common.TOOL_HINTS,
         )
 
 
