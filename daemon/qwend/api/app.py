@@ -50,6 +50,7 @@ class ImagesBody(msgspec.Struct, forbid_unknown_fields=True):
 class FitBody(msgspec.Struct, forbid_unknown_fields=True):
     reference: str
     context: int | None = None
+    format: str | None = None
     directory: str = "/"
     host: Host | None = None
 
@@ -183,7 +184,7 @@ def _routes(c: Control) -> list[RouteRow]:
 
     async def fit(request: Request) -> Response:
         body = await body_of(request, FitBody)
-        return answer(await c.fit(body.reference, body.context, body.directory, body.host))
+        return answer(await c.fit(body.reference, body.context, body.format, body.directory, body.host))
 
     async def stop(request: Request) -> Response:
         return answer(await c.stop((await body_of(request, StopBody)).services))

@@ -214,9 +214,13 @@ class DaemonControl:
     async def doctor(self) -> Json:
         return await self._rooms.diagnosis.describe()
 
-    async def fit(self, reference: str, context: int | None, directory: str, host: Host | None) -> Json:
+    async def fit(
+        self, reference: str, context: int | None, form: str | None, directory: str, host: Host | None
+    ) -> Json:
         rooms = self._rooms
-        return await fitting.describe(rooms.planning, rooms.plugins, reference, context, directory, host)
+        return await fitting.describe(
+            rooms.planning, rooms.plugins, reference, context, form, directory, host
+        )
 
     async def stop(self, services: bool) -> Json:
         """Ends the daemon once this answer is sent; services live on unless they are to stop too."""

@@ -16,20 +16,27 @@ from qwend.cli.terminal import clean, size
     "fit",
     epilog="Example: qwend fit hf:Qwen/Qwen2.5-7B-Instruct --context 32768\n\nJSON: an object with reference, type, "
     "facts, context, trained_context, host and fits, a list of objects with format, type, bits, place, verdict (fits, "
-    "tight, too big, unknown), memory, weights, cache, headroom, capacity, longest_context, engines.",
+    "tight, too big, unknown), memory, weights, cache, headroom, capacity, longest_context, engines; "
+    "taken (format, type, place) and recipe, its text; both null where nothing fits.",
 )
 @click.argument("reference", metavar="REF")
 @click.option(
     "--context", type=click.IntRange(min=1), metavar="TOKENS", help="Length of the context; default: 8192."
 )
+@click.option("--format", "form", metavar="NAME", help="Show the recipe of this form (Q4_K_M, awq 4 bit).")
 @click.option("--host", metavar="FILE", help="For the machine that `qwend doctor --json` described there.")
 @json_option
-def command(reference: str, context: int | None, host: str | None, as_json: bool) -> None:
-    """Say which forms of a model fit this machine, and which engines serve them.
+def command(reference: str, context: int | None, form: str | None, host: str | None, as_json: bool) -> None:
+    """Say which forms of a model fit this machine, which engines serve them, and the recipe that does.
 
     Only headers are read: nothing is downloaded. Memory is what serving takes: weights, cache and headroom.
     """
-    body: dict[str, object] = {"reference": reference, "context": context, "directory": os.getcwd()}
+    body: dict[str, object] = {
+        "reference": reference,
+        "context": context,
+        "format": form,
+        "directory": os.getcwd(),
+    }
     if host is not None:
         body["host"] = described_host(host)
     answer = open_daemon().post("/v1/fit", body)
@@ -59,4 +66,13 @@ def command(reference: str, context: int | None, host: str | None, as_json: bool
         ("FORMAT", "TYPE", "PLACE", "NEEDS", "HAS", f"AT {answer['context']}", "LONGEST", "SERVED BY"),
         right=("NEEDS", "HAS", "LONGEST"),
         empty="no engine here reads this model",
+    )
+    if answer["recipe"] is None:
+        click.echo("nothing that fits is served here: a shorter context or a smaller model needs less")
+        return
+    taken = answer["taken"]
+    click.echo(
+        clean(
+            f"\n# {taken['format']} in {taken['place']}; `--format NAME` shows another form\n{answer['recipe']}"
+        )
     )
