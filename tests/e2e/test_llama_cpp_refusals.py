@@ -39,7 +39,9 @@ def gguf(qwend: Qwend, tmp_path: Path) -> Path:
         .strip()
         .splitlines()[-1]
     )
-    return shutil.copy(next(where.glob("*.gguf")), tmp_path / "model.gguf")
+    copy = tmp_path / "model.gguf"
+    shutil.copyfile(next(where.glob("*.gguf")), copy)
+    return copy
 
 
 def refused(qwend: Qwend, *arguments: str) -> str:
@@ -60,11 +62,11 @@ def test_weights_that_are_no_numbers_are_no_result(qwend: Qwend, gguf: Path) -> 
     with gguf.open("r+b") as file:
         head = read_gguf(file)
         (tensor,) = [one for one in head.tensors if one.name == "output_norm.weight"]
-        file.seek(head.data_offset + tensor.offset)
+        file.seek(tensor.offset)
         file.write(struct.pack("<f", float("nan")) * 4)
     for engine in ("llama-cpp/perplexity", "evaluate/perplexity"):
         said = measured(qwend, gguf, engine)
-        assert re.search(r"NaN|no number", said), said
+        assert re.search(r"computes no numbers|is no number|nan", said), said
 
 
 def test_a_file_that_lies_about_its_tensors_never_reaches_a_tool(qwend: Qwend, gguf: Path) -> None:
@@ -91,8 +93,10 @@ def test_a_vocabulary_that_the_converter_does_not_know_is_told_with_what_to_do(
     strange = tmp_path / "strange"
     shutil.copytree(made, strange, copy_function=shutil.copyfile)
     tokenizer = json.loads((strange / "tokenizer.json").read_text("utf-8"))
-    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|\p{N}{1,7}|[^\p{L}\p{N}]"
+    merges = tokenizer["model"]["merges"]
+    tokenizer["model"]["merges"] = merges[len(merges) // 2 :]
     (strange / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    (strange / "merges.txt").unlink()
     said = refused(qwend, "run", "llama-cpp/convert", "--from", f"file:{strange}")
     assert "the converter does not know this model's tokenizer" in said
     assert "tokenizer" in said.partition("(")[2], "what to do"

@@ -97,6 +97,13 @@ def test_nan_is_a_failure(tmp_path: Path) -> None:
     assert "perplexity is nan" in errors(rows)[0]
 
 
+def test_nan_on_the_way_is_a_failure_although_no_last_line_comes(tmp_path: Path) -> None:
+    said = 'echo "[1]nan,[2]nan,"; echo "Unexpected negative standard deviation of log(prob)"'
+    code, rows, _ = measure(tmp_path, "perplexity", said)
+    assert code == 1
+    assert "perplexity is nan" in errors(rows)[0]
+
+
 def test_a_model_is_held_against_the_first_one(tmp_path: Path) -> None:
     body = """case "$*" in *--kl-divergence\\ *)
         printf 'Mean PPL(Q)                   :   9.500000 ±   0.300000\\nMean PPL(Q)/PPL(base)   :   1.041\\n'

@@ -22,6 +22,7 @@ from typing import Any
 
 from lc_common import ToolError, metric, report, run, text_file, told, why
 
+NAN = re.compile(r"\[\d+\][-+]?nan,")
 NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
 FINAL = {
     "perplexity": rf"Final estimate: PPL = {NUMBER}",
@@ -71,6 +72,13 @@ def figures(said: str, patterns: dict[str, str]) -> dict[str, float]:
     return {name: value / 100 if name in PERCENT else value for name, value in values.items()}
 
 
+def no_numbers(name: str, figure: str, value: float) -> ToolError:
+    return ToolError(
+        f"{name}: {figure} is {value}: the model computes no numbers",
+        "its weights are damaged, or 16-bit floats overflow: convert with outtype bf16 or f32",
+    )
+
+
 def measured(name: str, command: list[str], patterns: dict[str, str]) -> dict[str, float]:
     """Run the tool; once more where its last lines are lost. Raises ToolError for that twice, and for NaN."""
     said = ""
@@ -82,11 +90,10 @@ def measured(name: str, command: list[str], patterns: dict[str, str]) -> dict[st
                 key for key, value in got.items() if not math.isfinite(value) and not key.endswith("_error")
             ]
             if wrong:
-                raise ToolError(
-                    f"{name}: {wrong[0]} is {got[wrong[0]]}: the model computes no numbers",
-                    "its weights are damaged, or 16-bit floats overflow: convert with outtype bf16 or f32",
-                )
+                raise no_numbers(name, wrong[0], got[wrong[0]])
             return got
+        if NAN.search(said):  # then the tool prints no last line
+            raise no_numbers(name, next(iter(patterns)), math.nan)
         known = why(said, 0)
         if known.hint or attempt == 2:
             break
