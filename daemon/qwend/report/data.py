@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +36,15 @@ class Comparison:
 def comparisons(data: Json) -> list[Comparison]:
     """The tables of a recipe: one for each step that compares, one for all that measure a single model."""
     found, alone = [], Comparison("single measurements", "", [])
+    made = {step["name"]: step.get("artifact") or {} for step in data["steps"]}
     for step in data["steps"]:
         table = step.get("table")
         if not table:
             continue
-        models = [_model(told) for told in table["models"] if isinstance(told, dict)]
+        models: list[Model] = []
+        for told in table["models"]:
+            if isinstance(told, dict):
+                _merge(models, _model(told, made))
         method = str(table.get("method") or "")
         if len(models) > 1:
             windows = next((told.get("windows") for told in table["models"] if told.get("windows")), None)
@@ -58,11 +63,40 @@ def comparisons(data: Json) -> list[Comparison]:
     return [*found, Comparison(alone.title, alone.method, left)] if left else found
 
 
-def _model(told: Json) -> Model:
-    figures = {name: float(value) for name, value in told.get("metrics", {}).items() if _number(value)}
-    return Model(
-        str(told.get("name")), figures, [row for row in told.get("speed") or [] if isinstance(row, dict)]
-    )
+def _model(told: Json, made: Mapping[str, Json]) -> Model:
+    """A row of a table: with its figures apart (evaluate), or among other things (the tools of llama.cpp)."""
+    name = str(told.get("name") or told.get("model"))
+    given = told["metrics"] if isinstance(told.get("metrics"), dict) else _tool_figures(told)
+    figures = _known(made.get(name, {})) | {
+        key: float(value) for key, value in given.items() if _number(value)
+    }
+    return Model(name, figures, [row for row in told.get("speed") or [] if isinstance(row, dict)])
+
+
+_APART = {
+    "perplexity", "perplexity_error", "perplexity_ratio", "mean_kld", "mean_kld_error", "median_kld", "p99_kld",
+    "max_kld", "same_top", "rms_dp",
+}  # fmt: skip
+
+
+def _tool_figures(told: Json) -> Json:
+    """Figures of llama-perplexity, or the speed of one test of llama-bench (`pp512`, `tg64`; not at a depth)."""
+    test = str(told.get("test", ""))
+    if re.fullmatch(r"pp\d+", test):
+        return {"prompt_speed": told.get("avg_ts")}
+    if re.fullmatch(r"tg\d+", test):
+        return {"generation_speed": told.get("avg_ts")}
+    return {key: value for key, value in told.items() if key in _APART}
+
+
+def _known(artifact: Json) -> dict[str, float]:
+    """Size and bits of a weight of what a step made, where its measurement does not tell them."""
+    metrics, facts = artifact.get("metrics") or {}, artifact.get("facts") or {}
+    told: Json = {
+        "size": metrics.get("size", facts.get("bytes")),
+        "bits_per_weight": metrics.get("bits_per_weight", facts.get("bits")),
+    }
+    return {key: float(value) for key, value in told.items() if _number(value)}
 
 
 def _merge(models: list[Model], model: Model) -> None:

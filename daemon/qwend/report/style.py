@@ -23,7 +23,7 @@ h3 { font-size: 1rem; margin: 0 0 8px; font-weight: 600; }
 p { margin: 0 0 12px; max-width: 75ch; }
 .soft { color: var(--soft); }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px; margin: 0 0 16px; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px;
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 16px;
   margin: 0 0 16px; }
 .plots .card { margin: 0; min-width: 0; }
 .wide { overflow-x: auto; }

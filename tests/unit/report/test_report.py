@@ -279,3 +279,36 @@ def test_bytes_and_durations_are_written_for_people() -> None:
     sizes = [size(value) for value in (None, 10, 2048, 5 << 20, 3 << 30)]
     assert sizes == ["unknown", "10 B", "2 KiB", "5 MiB", "3 GiB"]
     assert [seconds(value) for value in (None, 3.21, 61, 3700)] == ["", "3.2 s", "1 min 1 s", "1 h 1 min"]
+
+
+def test_what_llama_cpp_itself_measured_is_told_as_well_with_the_sizes_of_the_files() -> None:
+    measured = [
+        {"model": "f16", "perplexity": 11.4},
+        {"model": "q4", "perplexity": 11.5, "mean_kld": 0.005, "same_top": 0.96},
+    ]
+    timed = [
+        {"model": name, "test": test, "avg_ts": speed, "n_batch": 2048}
+        for name, test, speed in (
+            ("f16", "pp64", 50.0),
+            ("f16", "tg8", 5.0),
+            ("f16", "pp64_d4096", 9.0),
+            ("q4", "tg8", 7.0),
+        )
+    ]
+    artifact = {"metrics": {"size": 2048.0, "bits_per_weight": 4.8}, "facts": {"bits": 4.0}}
+    steps = [
+        step("f16") | {"artifact": {"metrics": {}, "facts": {"bytes": 9000, "bits": 16.0}}},
+        step("q4", "f16") | {"artifact": artifact},
+        step("kld", "f16", "q4") | {"table": {"measure": "kl-divergence", "models": measured}},
+        step("speed", "f16", "q4") | {"table": {"measure": "speed", "models": timed}},
+    ]
+    kld, speed = comparisons({**DATA, "steps": steps})
+    assert [(model.name, model.figures) for model in kld.models] == [
+        ("f16", {"size": 9000.0, "bits_per_weight": 16.0, "perplexity": 11.4}),
+        (
+            "q4",
+            {"size": 2048.0, "bits_per_weight": 4.8, "perplexity": 11.5, "mean_kld": 0.005, "same_top": 0.96},
+        ),
+    ]
+    assert [model.figures.get("prompt_speed") for model in speed.models] == [50.0, None]
+    assert [model.figures["generation_speed"] for model in speed.models] == [5.0, 7.0]
