@@ -187,18 +187,17 @@ def _frame(across: Axis, up: Axis, x_title: str, y_title: str) -> str:
 
 
 def _label(text: str, x: float, y: float, placed: list[tuple[float, float, float]]) -> str:
-    """A name beside its mark, moved where another one stands already."""
+    """A name beside its mark, where no other one stands; in a crowd none: the mark and the table tell it."""
     text = _cut(text, 24)
     wide = 7.8 * len(text)
-    right = x + 9 + wide <= WIDTH - 2
-    at = x + 9 if right else x - 9 - wide
-    choices = (y + 4, y - 9, y + 18, y - 22, y + 31)
-    free = [
-        up for up in choices if all(abs(up - b) > 12 or at > a + w or a > at + wide for a, b, w in placed)
-    ]
-    up = min(max((free or choices)[0], TOP + 2), HEIGHT - BOTTOM - 4)
-    placed.append((at, up, wide))
-    return f'<text class="label" x="{at:.1f}" y="{up:.1f}">{escape(text)}</text>'
+    sides = [at for at in (x + 9, x - 9 - wide) if at >= LEFT and at + wide <= WIDTH - 2]
+    for at in sides or [x + 9]:
+        for wanted in (y + 4, y - 9, y + 18, y - 22, y + 31):
+            up = min(max(wanted, TOP + 2), HEIGHT - BOTTOM - 4)
+            if all(abs(up - b) > 12 or at > a + w or a > at + wide for a, b, w in placed):
+                placed.append((at, up, wide))
+                return f'<text class="label" x="{at:.1f}" y="{up:.1f}">{escape(text)}</text>'
+    return ""
 
 
 def _path(places: Sequence[tuple[float, float]], kind: str) -> str:
