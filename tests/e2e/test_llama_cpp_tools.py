@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.conftest import Qwend
+from tests.e2e.conftest import ROOT, Qwend
 
 pytestmark = [
     pytest.mark.e2e,
@@ -146,3 +146,24 @@ def _until(screen: int, said: bytes, text: bytes) -> bytes:
         except OSError:
             raise AssertionError(f"ended without {text!r}: {said[-2000:]!r}") from None
     return said.partition(text)[2]
+
+
+@pytest.mark.slow
+def test_each_rung_of_the_ladder_is_further_from_the_reference_and_a_matrix_helps(qwend: Qwend) -> None:
+    quick = (
+        "importance.with.chunks=8",
+        "quality.with.chunks=2",
+        "speed.with.n_prompt=[16]",
+        "speed.with.n_gen=[4]",
+    )
+    options = [word for one in quick for word in ("--set", f"steps.{one}")]
+    qwend("up", "--smoke", str(ROOT / "recipes" / "gguf-ladder.yaml"), *options)  # its gates hold
+    told = qwend.json("inspect", "gguf_ladder/quality")["artifact"]["metrics"]
+    rungs = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+    plain = [told[f"plain[{rung}].mean_kld"] for rung in rungs]
+    assert plain == sorted(plain) and plain[0] > 0
+    for rung in rungs[2:]:
+        assert told[f"weighted[{rung}].mean_kld"] < told[f"plain[{rung}].mean_kld"]
+    page = qwend.folder / "ladder.html"
+    qwend("report", "gguf_ladder", "-o", str(page))
+    assert "plain[Q2_K]" in page.read_text() and "Mean KL divergence" in page.read_text()
