@@ -180,3 +180,41 @@ def test_speeds_have_the_names_of_llama_bench(tmp_path: Path) -> None:
     code, rows, log = run(tmp_path, "lc_bench.py", *where, "--", "-r", "1")
     assert code == 0, log
     assert metrics(rows) == {"q4.pp512": 100.5, "pp512": 100.5, "q4.tg128_d4096": 10.25, "tg128_d4096": 10.25}
+
+
+def asked(tmp_path: Path, body: str, question: str = "Who?") -> subprocess.CompletedProcess[str]:
+    """What a question that is piped in gives."""
+    once = tool(tmp_path, body)
+    words = ("--chat", "/nowhere", "--once", once, "--model", "m.gguf", "--", "--temp", "0")
+    return subprocess.run(
+        [sys.executable, str(DRIVERS / "lc_chat.py"), *map(str, words)],
+        input=question, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        (r"\n\nHello there. [end of text]\n\n\n", "Hello there.\n"),
+        (r"Hello there, cut off", "Hello there, cut off\n"),
+        (r"It says [end of text] in it.\n", "It says [end of text] in it.\n"),
+        (r"", "\n"),
+    ],
+)
+def test_an_answer_is_all_of_the_output_without_the_tools_mark(
+    tmp_path: Path, written: str, answer: str
+) -> None:
+    ended = asked(tmp_path, f"printf '{written}'")
+    assert (ended.returncode, ended.stdout) == (0, answer)
+
+
+def test_a_question_reaches_the_tool_as_it_is(tmp_path: Path) -> None:
+    ended = asked(tmp_path, 'while [ "$1" != -f ]; do shift; done; cat "$2"', "\n$(id) `id` \\n 你好\n")
+    assert ended.stdout == "$(id) `id` \\n 你好\n"
+
+
+def test_a_question_that_is_not_there_and_a_tool_that_fails_are_told(tmp_path: Path) -> None:
+    ended = asked(tmp_path, "true", " \n")
+    assert ended.returncode == 1 and "there is no question" in ended.stderr
+    ended = asked(tmp_path, "echo 'error loading model' >&2; exit 1")
+    assert ended.returncode == 1 and "the model cannot be loaded" in ended.stderr

@@ -7,6 +7,7 @@ from tests.unit.plugins.llama_cpp.kit import QWEN_05B, QWEN_7B, command, errors,
 from qwend.plugin import Facts, Given, ImageSpec, StepView
 from qwend.plugin.samples import HOSTS
 from qwend_plugins.llama_cpp.bench import Bench
+from qwend_plugins.llama_cpp.chat import Chat
 from qwend_plugins.llama_cpp.complete import Complete
 from qwend_plugins.llama_cpp.convert_lora import ConvertLora
 from qwend_plugins.llama_cpp.imatrix import Imatrix
@@ -116,6 +117,23 @@ def test_extra_words_go_to_the_tool_and_not_to_the_driver() -> None:
     view = msgspec.structs.replace(reading(Perplexity()), extra_args=("--ppl-output-type", "1"))
     own, _, rest = command(Perplexity(), view).partition(" -- ")
     assert "--ppl-output-type 1" in rest and "--ppl-output-type" not in own
+
+
+def test_a_conversation_has_its_texts_in_files_and_its_sampling_as_the_user_says() -> None:
+    view = step(
+        Chat(), with_={"prompt": "-x", "system_prompt": "Be\nbrief.", "temp": 0.5, "reasoning": "off"}
+    )
+    said = command(Chat(), view)
+    assert "--prompt <prompt.txt> --system <system.txt> -- --ctx-size 4096" in said
+    assert "--temp 0.5" in said and "--reasoning off" in said and "--seed" not in said
+    assert {file.name: file.content for file in launch(Chat(), view).files}["system.txt"] == "Be\nbrief."
+    assert "--prompt" not in command(Chat(), step(Chat(), with_={}))
+
+
+def test_a_conversation_beyond_the_trained_length_names_the_engine_that_stretches_it() -> None:
+    view = msgspec.structs.replace(step(Chat(), with_={"context": 1 << 20}), inputs=(model(facts=QWEN_05B),))
+    (finding,) = list(Chat().check(view, HOSTS["cpu"]))
+    assert finding.key == "with.context" and "yarn" in (finding.hint or "")
 
 
 def test_a_completion_is_the_same_each_time_unless_it_is_asked_otherwise() -> None:
