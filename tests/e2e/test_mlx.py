@@ -16,7 +16,7 @@ from tests.e2e.conftest import ROOT, Qwend
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.native,
-    pytest.mark.engine("mlx", images=["mlx", "smoke"]),
+    pytest.mark.engine("mlx", "serving", images=["mlx", "smoke"]),
     pytest.mark.skipif(
         sys.platform == "linux" and platform.machine() != "x86_64", reason="MLX is locked for x86-64 on Linux"
     ),

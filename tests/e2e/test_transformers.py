@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import ROOT, Qwend
+from tests.e2e.terminal import WAIT_S, terminal
 
 from qwend.plugin import load_image
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.native,
-    pytest.mark.engine("transformers", images=["transformers"]),
+    pytest.mark.engine("transformers", "serving", images=["transformers"]),
 ]
 
 BATCH = """
@@ -34,6 +35,15 @@ steps:
     from: base
     with: {prompts: questions, max_tokens: 24, temperature: 0, batch_size: 1, context: 512}
     out: ./answers
+"""
+TAUGHT = """
+version: 1
+name: taught
+models: {base: smoke:qwen2}
+datasets: {story: file:text.txt}
+steps:
+  taught: {uses: transformers/smoke, from: base, with: {text: story, max_steps: 12}}
+  chat: {uses: transformers/serve, from: taught, with: {context: 256}}
 """
 SERVE = """
 version: 1
@@ -213,3 +223,42 @@ def test_a_model_is_talked_to_without_a_recipe_and_stopped_afterwards(qwend: Qwe
     )
     assert said.strip()
     assert qwend.row("chat")["state"] == "stopped"
+
+
+def test_the_models_own_chat_has_the_terminal_and_many_turns(qwend: Qwend) -> None:
+    settings = ("--with", "max_tokens=6", "--with", "temperature=0", "--with", "system=Be brief.")
+    with terminal(qwend, "run", "transformers/chat", "--from", "smoke:qwen2", *settings) as user:
+        at = user.until(r"/help shows commands\s+> ")
+        for line in ("Hello", "one\\\ntwo"):
+            user.type(f"{line}\n")
+            at = user.until(r"\S[^\n]*\n> ", at)
+        user.type("/save talk.json\n")
+        at = user.until(r"/save talk\.json\s+> ", at)
+        user.type("/bogus\n")
+        at = user.until(r"/clear [\s\S]*> ", at)
+        user.type("\x04")
+        assert user.process.wait(WAIT_S) == 0
+    said = json.loads((qwend.folder / "talk.json").read_text(encoding="utf-8"))["messages"]
+    assert [one["role"] for one in said] == ["system", *["user", "assistant"] * 2]
+    assert [one["content"] for one in said if one["role"] != "assistant"] == [
+        "Be brief.",
+        "Hello",
+        "one\ntwo",
+    ]
+    assert all(one["content"] for one in said)
+    assert not [row for row in qwend.json("ps") if row["kind"] == "interactive"], "it is not supervised"
+
+
+def test_a_tiny_model_learns_a_text_so_that_its_perplexity_means_something(qwend: Qwend) -> None:
+    sentences = [
+        f"At {hour} o'clock the baker carried the bread to the long ladder.\n" for hour in range(400)
+    ]
+    (qwend.folder / "text.txt").write_text("".join(sentences))
+    (qwend.folder / "taught.yaml").write_text(TAUGHT)
+    qwend("up", "-d", "taught.yaml")
+    told = qwend.json("inspect", "taught")["artifact"]
+    assert told["type"] == "model/safetensors"
+    before, after = told["metrics"]["perplexity_before"], told["metrics"]["perplexity"]
+    assert after < before / 10, (before, after)
+    settings = ("--set", "temperature=0", "--set", "max_tokens=4", "-m", "What did the baker do?")
+    assert qwend("chat", "chat", *settings).strip()

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.native,
     pytest.mark.slow,
-    pytest.mark.engine("vllm", images=["vllm"]),
+    pytest.mark.engine("vllm", "serving", images=["vllm"]),
 ]
 
 BATCH = """

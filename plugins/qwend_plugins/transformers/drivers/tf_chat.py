@@ -90,9 +90,10 @@ class Chat:
                 self.messages = []
             case "save", path if path:
                 try:
-                    Path(path).write_text(
-                        json.dumps({"messages": self.whole()}, ensure_ascii=False, indent=1) + "\n"
-                    )
+                    with open(path, "x", encoding="utf-8") as file:
+                        json.dump({"messages": self.whole()}, file, ensure_ascii=False, indent=1)
+                except FileExistsError:
+                    print(f"{path} is there already: take another name", file=sys.stderr)
                 except OSError as error:
                     print(f"{path} cannot be written: {error.strerror}", file=sys.stderr)
             case _:
