@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.native, pytest.mark.slow]
 
 CONTEXT = 512
 ASKED: Any = [{"role": "user", "content": "Who painted the long ladder?"}]
-PLACES = ["Rome", "Oslo"]
 TOOLS: Any = [
     {
         "type": "function",
@@ -30,7 +29,7 @@ TOOLS: Any = [
             "description": "The weather of a place",
             "parameters": {
                 "type": "object",
-                "properties": {"place": {"enum": PLACES}},
+                "properties": {"place": {"type": "string"}},
                 "required": ["place"],
             },
         },
@@ -182,11 +181,11 @@ def tools_may_be_offered(speaking: Speaking) -> None:
 
 
 def a_tool_call_can_be_forced_and_read(speaking: Speaking) -> None:
-    """A grammar holds even a model that talks nonsense to the form of a call."""
+    """A grammar holds even a model that talks nonsense to the form of a call: a known name, and JSON behind it."""
     asked: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 64}
     (call,) = speaking.chat(**asked).choices[0].message.tool_calls or []
     assert call.function.name == "weather"
-    assert json.loads(call.function.arguments)["place"] in PLACES
+    json.loads(call.function.arguments)
     pieces = [
         one.function
         for chunk in speaking.chat(**asked, stream=True)
@@ -194,7 +193,7 @@ def a_tool_call_can_be_forced_and_read(speaking: Speaking) -> None:
         for one in chunk.choices[0].delta.tool_calls or ()
     ]
     assert "".join(piece.name or "" for piece in pieces) == "weather"
-    assert json.loads("".join(piece.arguments or "" for piece in pieces))["place"] in PLACES
+    assert "".join(piece.arguments or "" for piece in pieces) == call.function.arguments
 
 
 def an_unknown_model_is_refused(speaking: Speaking) -> None:
