@@ -63,7 +63,8 @@ def run(terminal: Json) -> int:
     env = {**os.environ, **terminal["env"]} if terminal["inherit"] else terminal["env"]
     with _as_it_was(), _passing() as passing:
         try:
-            passing.child = subprocess.Popen(terminal["argv"], env=env)  # in the user's folder: /save is meant so
+            # In the user's folder: what a chat is told to save is meant to lie there.
+            passing.child = subprocess.Popen(terminal["argv"], env=env)
         except OSError as error:
             raise StepFailed(
                 f"{terminal['argv'][0]} cannot be started: {error.strerror}",
