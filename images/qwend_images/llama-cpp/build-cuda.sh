@@ -38,8 +38,9 @@ debian_toolkit() {
     digest=cd5fe85aee38d108b315f408a688641478f2402622a10c677478eb7a6c4e5319
     root="$PWD/debian"
     [ ! -d "$root/tree" ] || return 0
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
         fail "no CUDA 12 compiler: install NVIDIA's CUDA toolkit 12.4 so that its nvcc is on PATH"
+    fi
     mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
         sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\).*/\2/p' |
         grep '/debian/*$' | head -n 1) || true
