@@ -51,7 +51,7 @@ class Failed(Exception):
 
 
 def main(environment: Path, lock: Path, stamp: str) -> int:
-    """Makes the environment where it is not what the stamp says. Exit code 0, or 3 where it cannot be made."""
+    """Makes the environment where it is not what the stamp says. Exit code 0, 3 where it cannot be made, 130."""
     try:
         with _alone(environment):
             if _stamp(environment) != stamp:
@@ -65,6 +65,9 @@ def main(environment: Path, lock: Path, stamp: str) -> int:
     except OSError as error:
         _say(f"cannot make {environment}: {error.strerror or error} ({error.filename})")
         return 3
+    except KeyboardInterrupt:
+        _say("interrupted; the next use begins it anew")
+        return 130
     return 0
 
 

@@ -148,4 +148,7 @@ class Foreground:
 
     def _say(self, text: str) -> None:
         with suppress(OSError):  # the terminal may be what went away
-            self._shown.say(text, colour="yellow")
+            try:
+                self._shown.say(text, colour="yellow")
+            except RuntimeError:  # the signal came in the middle of another line
+                os.write(2, f"\n{text}\n".encode())

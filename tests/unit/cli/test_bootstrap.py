@@ -136,3 +136,19 @@ def test_a_second_one_waits_and_then_finds_it_done(tmp_path: Path, lock: Path, i
 def test_an_installer_that_fails_is_told_in_its_own_last_words(run: Callable[[], str]) -> None:
     with pytest.raises(bootstrap.Failed, match=r"no such index|does not start"):
         run()
+
+
+def test_an_interrupt_is_one_line_and_the_next_use_begins_anew(
+    tmp_path: Path, lock: Path, installed: list[Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    environment = tmp_path / "env"
+    with monkeypatch.context() as patched:
+        patched.setattr(bootstrap, "_install", interrupted)
+        assert bootstrap.main(environment, lock, "one\n") == 130
+    assert capsys.readouterr().err.endswith("qwend: interrupted; the next use begins it anew\n")
+    assert bootstrap.main(environment, lock, "one\n") == 0
+    assert installed == [environment]

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.fakes.api_server import FakeDaemon
@@ -18,6 +19,7 @@ from tests.unit.cli.conftest import Qwend
 from tests.unit.cli.samples import CHAT, Q4, Json, end, event, plan, row, step
 from tests.unit.cli.test_readers import PLUGIN
 
+from qwend.cli.running import Foreground
 from qwend.errors import GateRefused, StepFailed
 
 RECIPE = "version: 1\nname: huanhuan\nsteps: {}\n"
@@ -514,3 +516,15 @@ def test_an_interrupt_while_keeping_company_stops_the_services(daemon: FakeDaemo
     gate.set()
     process.communicate(timeout=30)
     assert process.returncode == 130
+
+
+def test_an_interrupt_in_the_middle_of_a_line_is_said_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def reentrant(*_: object, **__: object) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    watched = object.__new__(Foreground)
+    watched._shown = SimpleNamespace(say=reentrant)
+    watched._say("killing")
+    assert capfd.readouterr().err == "\nkilling\n"
