@@ -8,11 +8,6 @@ import msgspec
 
 from qwend.model.memory import human
 
-ServiceState = Literal[
-    "pending", "waiting", "starting", "ready", "unhealthy", "backoff", "idle", "stopping", "stopped", "failed"
-]
-JobState = Literal["pending", "waiting", "running", "succeeded", "failed", "cancelled", "cached"]
-
 HEIR = "@next"
 """Behind a service's name: the one that is to replace it, until it is ready. No step of a recipe ends so."""
 

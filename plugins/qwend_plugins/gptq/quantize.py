@@ -12,7 +12,6 @@ from qwend_plugins.quantising import BACKENDS, Job, common_findings, launch, pac
 from qwend_plugins.quantising.backends import image
 from qwend_plugins.quantising.checks import of_other_backends
 
-GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _OWN = {
     "gptqmodel": (
         "static_groups",

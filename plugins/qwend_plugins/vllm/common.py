@@ -31,8 +31,6 @@ FLAVOURS = ("cpu", "cuda", "cuda12")
 MODELS = ("model/safetensors", "model/compressed-tensors", "model/awq", "model/gptq")
 TEMPLATE = "chat_template.jinja"
 DEFAULT_CONTEXT = 8192
-WHOLE_CARD = 0.9
-"""vLLM's own share of a card that is not shared."""
 
 _CPU_LIBRARIES = 5 * GIB // 2
 """Resident sets of the server and the engine process with torch and vLLM imported (measured: 2.3 GiB together)."""
