@@ -10,7 +10,8 @@ import msgspec
 
 from qwend.api.control import AttachRequest, Json
 from qwend.control.planning import Planned
-from qwend.control.running import Running, blocked
+from qwend.control.refusals import blocked
+from qwend.control.running import Running
 from qwend.control.streams import until
 from qwend.control.ulid import ulid
 from qwend.control.views import plan_view

@@ -13,6 +13,7 @@ import msgspec
 from qwend import __version__
 from qwend.api.control import AttachRequest, Json, RecipeRequest
 from qwend.control import fitting, reporting
+from qwend.control.acting import act
 from qwend.control.admin import EventLog, ImageAdmin, PluginAdmin, Ports, StoreAdmin
 from qwend.control.attaching import Attaching
 from qwend.control.diagnosis import Diagnosis
@@ -53,7 +54,6 @@ class DaemonControl:
         self._reconciler = rooms.reconciler
         self._world = rooms.reconciler.world
         self._started = self._world.clock.wall()
-        self._artifacts: dict[str, Artifact] = {}
         self.running = Running(rooms.planning, rooms.reconciler, self.steps)
         self._attaching = Attaching(self.running, rooms.reconciler)
 
@@ -85,7 +85,7 @@ class DaemonControl:
         return self.running.follow(run)
 
     def act(self, key: str, verb: str) -> AsyncIterator[Json]:
-        return self.running.act(key, verb)
+        return act(self._reconciler, self.steps, key, verb)
 
     def down(self, recipe: str | None) -> AsyncIterator[Json]:
         return self.running.down(recipe)

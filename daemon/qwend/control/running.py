@@ -8,17 +8,16 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from qwend.api.control import Json, RecipeRequest
+from qwend.control import refusals
 from qwend.control.owners import Owners, stays_for
 from qwend.control.planning import Planned, Planning
 from qwend.control.streams import drain, until
 from qwend.control.ulid import ulid
 from qwend.control.views import plan_view
-from qwend.core.lifecycle import decide
-from qwend.core.signals import Again, Go, Signal, Stop
 from qwend.effects import Progress
-from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
+from qwend.errors import QwendError, Unreachable, UsageError
 from qwend.model.event import Event
-from qwend.model.plan import Compiled, Plan
+from qwend.model.plan import Compiled
 from qwend.model.service import Run, Step
 from qwend.reconciler.reconciler import Reconciler, unfinished
 from qwend.reconciler.runs import Drive
@@ -66,7 +65,7 @@ class Running:
         if planned is None:
             return
         recipe = planned.compiled.recipe
-        _refuse_interactive(planned.compiled)
+        refusals.refuse_interactive(planned.compiled)
         async with self._reconciler.world.hub.follow() as news:
             async with self._starting.setdefault(recipe, asyncio.Lock()):
                 drive = self._reconciler.active(recipe)
@@ -82,9 +81,9 @@ class Running:
                         again = await self._planning.again(planned.compiled, request.force, planned.host)
                         planned = msgspec.structs.replace(planned, plan=again)
                     yield plan_view(planned.plan, planned.compiled)
-                    self._require_secrets(planned)
+                    refusals.require_secrets(planned, self._reconciler.world.secrets)
                     if planned.plan.blockers:
-                        raise blocked(planned.plan)
+                        raise refusals.blocked(planned.plan)
                     if planned.plan.changes or self._unsettled(planned.compiled) or self._owing(planned):
                         drive = await self._start(planned, request)
             if drive is None:
@@ -118,7 +117,7 @@ class Running:
             if drive is None or drive.compiled.digest != compiled.digest:
                 again = await self._planning.again(compiled, request.force, planned.host)
                 planned = msgspec.structs.replace(planned, plan=again)
-                self._require_secrets(planned)
+                refusals.require_secrets(planned, self._reconciler.world.secrets)
                 planned.lock.write()
                 if not again.changes and not self._owing(planned):
                     return None
@@ -177,36 +176,6 @@ class Running:
             }
         }
 
-    async def act(self, key: str, verb: str) -> AsyncIterator[Json]:
-        """Starts, stops or restarts one step."""
-        box = self._reconciler.find(key)
-        signals: dict[str, Signal] = {"start": Go(), "stop": Stop("stopped by hand"), "restart": Again()}
-        if verb not in signals:
-            raise UsageError(f"a step can be started, stopped and restarted; {verb} is none of these")
-        if box.row.kind == "job" and verb == "restart":
-            raise UsageError(
-                f"{key} is a job: it is not restarted", hint=f"qwend up --force {box.row.step} runs it again"
-            )
-
-        async def perform() -> Step:
-            if verb != "stop" and box.compiled.image is not None:
-                await self._reconciler.realise(box.compiled.runtime, box.compiled.image)
-            await box.post(signals[verb])
-            return await box.until(lambda row: row.settled)
-
-        if decide(box.row, box.compiled.policy, signals[verb]) == (box.row, ()):
-            yield {"notice": f"{key}: {box.row.state} already, there is nothing to {verb}"}
-        async with self._reconciler.world.hub.follow() as news:
-            task = asyncio.create_task(perform())
-            async for item in until(task, news, lambda event: event.subject == key):
-                yield item
-            row = task.result()
-        failed = verb != "stop" and row.state == "failed"
-        steps = [one for one in self._rows(row.recipe) if one["step"] == row.step]
-        yield {
-            "end": {"state": row.state, "reason": row.reason, "exit_code": 1 if failed else 0, "steps": steps}
-        }
-
     async def resume(self) -> int:
         """Goes on with runs that a crash cut off; returns how many."""
         runs = [msgspec.convert(row, Run) for row in self._reconciler.world.state.rows("run").values()]
@@ -237,18 +206,6 @@ class Running:
         while len(self._over) > 64:
             self._over.pop(next(iter(self._over)))
         return drive
-
-    def _require_secrets(self, planned: Planned) -> None:
-        """A service of before waits for its secrets, but a client that could send them is told at once."""
-        acting = {one.step for one in planned.plan.actions if one.verb not in {"keep", "stop"}}
-        known = self._reconciler.world.secrets
-        needed = [name for step in planned.compiled.steps if step.name in acting for name in step.secrets]
-        if missing := [name for name in dict.fromkeys(needed) if name not in known]:
-            raise UsageError(
-                f"secret {', '.join(missing)} was not given",
-                code="no-secret",
-                hint=" ".join(f"--secret {name}=@FILE" for name in missing),
-            )
 
     def _unsettled(self, compiled: Compiled) -> bool:
         """Whether a step that is kept is still on its way, so that there is something to wait for."""
@@ -312,22 +269,3 @@ class Running:
             for rows in await asyncio.gather(*(self._reconciler.down(one) for one in names))
             for row in rows
         ]
-
-
-def _refuse_interactive(compiled: Compiled) -> None:
-    for step in compiled.steps:
-        if step.kind == "interactive":
-            raise UsageError(
-                f"{step.name} talks to a terminal: nothing brings it up",
-                code="interactive",
-                where=step.where or None,
-                hint=f"qwend run {step.name} -f FILE attaches it to yours",
-            )
-
-
-def blocked(plan: Plan) -> QwendError:
-    """What keeps a plan from being acted upon."""
-    first, *others = (OutOfResource(text, code="blocked") for text in plan.blockers)
-    return (
-        first if not others else OutOfResource("it cannot run here", code="blocked", details=(first, *others))
-    )

@@ -11,6 +11,7 @@ import pytest
 from tests.fakes.effects import job, recipe, service, settle, world
 
 from qwend.api.control import FileText, RecipeRequest
+from qwend.control.acting import act
 from qwend.control.planning import Planning
 from qwend.control.running import Running
 from qwend.errors import UsageError
@@ -60,11 +61,10 @@ class House:
 
     def restart(self) -> None:
         """What another daemon knows of those who asked: nothing."""
-        self.running = Running(
-            self.planning,
-            self.reconciler,
-            lambda _: [{"kind": row.kind, "step": row.step} for row in self.reconciler.rows()],
-        )
+        self.running = Running(self.planning, self.reconciler, self.rows)
+
+    def rows(self, _: str | None) -> list[dict[str, Any]]:
+        return [{"kind": row.kind, "step": row.step} for row in self.reconciler.rows()]
 
     async def let_go(self, told: list[dict[str, Any]]) -> bool:
         """A client of that `up` says that it wants no more of it: whether this stopped anything."""
@@ -236,6 +236,16 @@ async def test_a_second_interrupt_kills_what_is_being_stopped_and_nothing_else(h
 )
 async def test_a_verb_that_changes_nothing_says_so(house: House, step: str, verb: str, state: str) -> None:
     await house.up(recipe(job("job"), service("chat")))
-    told = [item async for item in house.running.act(f"r/{step}", verb)]
+    told = [item async for item in act(house.reconciler, house.rows, f"r/{step}", verb)]
     assert told[0] == {"notice": f"r/{step}: {state} already, there is nothing to {verb}"}
     assert end(told)["state"] == state
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+async def test_what_a_job_made_is_not_made_again_by_a_verb_of_services(house: House, verb: str) -> None:
+    await house.up(recipe(job("job"), service("chat")))
+    before = list(house.world.runtimes["native"].calls)
+    with pytest.raises(UsageError, match=f"r/job is a job: it is not {verb}ed") as caught:
+        await anext(act(house.reconciler, house.rows, "r/job", verb))
+    assert caught.value.hint == "qwend up --force job runs it again"
+    assert house.world.runtimes["native"].calls == before
