@@ -79,8 +79,7 @@ class Bench:
                     "with.n_prompt",
                     level="warning",
                 )
-        if params.n_gpu_layers and step.flavour == "cpu":
-            yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
+        yield from common.no_layers(step, params.n_gpu_layers)
 
     def product(self, step: StepView) -> Product:
         return Product("report")

@@ -21,11 +21,12 @@ from qwend.plugin import (
     flag,
 )
 from qwend_plugins.llama_cpp import common
+from qwend_plugins.llama_cpp.decoding import DecodingParams
 
 _SAMPLING = ("temp", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "n_predict", "reasoning")
 
 
-class ChatParams(Params):
+class ChatParams(DecodingParams):
     """Parameters of llama-cli, by its own names."""
 
     prompt: str | None = flag(
@@ -43,12 +44,6 @@ class ChatParams(Params):
     temp: float | None = flag(
         "--temp", None, description="temperature; 0: always the likeliest token", ge=0, le=10
     )
-    top_k: int | None = flag("--top-k", None, description="choose among so many; 0: all", ge=0)
-    top_p: float | None = flag(
-        "--top-p", None, description="choose among those that make up this share", ge=0, le=1
-    )
-    min_p: float | None = flag("--min-p", None, description="least share of the likeliest token", ge=0, le=1)
-    repeat_penalty: float | None = flag("--repeat-penalty", None, description="1: none", gt=0)
     seed: int | None = flag(
         "--seed", None, description="seed of sampling; left out: another each time", ge=0, lt=2**32
     )
@@ -61,12 +56,6 @@ class ChatParams(Params):
     )  # fmt: skip
     chat_template_kwargs: dict[str, Any] = flag(
         "--chat-template-kwargs", {}, description="further variables of the chat template"
-    )
-    n_gpu_layers: int | None = flag(
-        "--n-gpu-layers", None, description="layers on the accelerator; left out: as many as fit", ge=0
-    )
-    threads: int | None = flag(
-        "--threads", None, description="CPU threads; left out: what the lease allows", fingerprint=False, ge=1
     )
 
 
@@ -90,8 +79,7 @@ class Chat:
                 f"is beyond what {model.name} was trained for ({trained})", "with.context",
                 "llama-cpp/serve stretches it with rope_scaling: yarn",
             )  # fmt: skip
-        if params.n_gpu_layers and step.flavour == "cpu":
-            yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
+        yield from common.no_layers(step, params.n_gpu_layers)
         if params.n_predict is not None and params.n_predict >= params.context:
             yield Finding(f"leaves no room for a question in a context of {params.context}", "with.n_predict")
 

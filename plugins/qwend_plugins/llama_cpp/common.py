@@ -11,6 +11,7 @@ import msgspec
 from qwend.plugin import (
     DriverRef,
     Facts,
+    Finding,
     Given,
     Image,
     ImageRef,
@@ -108,6 +109,12 @@ def resources(
     each = None if total is None or layers is not None else total // max(1, step.gpus) + _CONTEXT
     host = GIB if layers is None else total
     return Resources(host, each, disk, gpus=step.gpus, heavy=heavy, note=note)
+
+
+def no_layers(step: StepView, layers: int | None) -> Iterator[Finding]:
+    """That `n_gpu_layers` is asked for where there is no accelerator."""
+    if layers and step.flavour == "cpu":
+        yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
 
 
 def gguf(given: Given) -> InputRef:

@@ -22,9 +22,10 @@ from qwend.plugin import (
     flag,
 )
 from qwend_plugins.llama_cpp import common
+from qwend_plugins.llama_cpp.decoding import DecodingParams
 
 
-class CompleteParams(Params):
+class CompleteParams(DecodingParams):
     """Parameters of llama-completion, by its own names."""
 
     prompt: str = flag(
@@ -34,21 +35,9 @@ class CompleteParams(Params):
     n_predict: int = flag("--n-predict", 128, description="most tokens to write", ge=1)
     context: int = flag("--ctx-size", 4096, description="tokens of prompt and completion together", ge=64)
     temp: float = flag("--temp", 0.0, description="temperature; 0: always the likeliest token", ge=0, le=10)
-    top_k: int | None = flag("--top-k", None, description="choose among so many; 0: all", ge=0)
-    top_p: float | None = flag(
-        "--top-p", None, description="choose among those that make up this share", ge=0, le=1
-    )
-    min_p: float | None = flag("--min-p", None, description="least share of the likeliest token", ge=0, le=1)
-    repeat_penalty: float | None = flag("--repeat-penalty", None, description="1: none", gt=0)
     seed: int = flag("--seed", 42, description="seed of sampling", ge=0, lt=2**32)
     ignore_eos: bool = flag("--ignore-eos", False, description="go on after the end of the text")
     grammar: str | None = flag("--grammar", None, description="a GBNF grammar that the completion keeps")
-    n_gpu_layers: int | None = flag(
-        "--n-gpu-layers", None, description="layers on the accelerator; left out: as many as fit", ge=0
-    )
-    threads: int | None = flag(
-        "--threads", None, description="CPU threads; left out: what the lease allows", fingerprint=False, ge=1
-    )
 
 
 class Complete:
@@ -70,8 +59,7 @@ class Complete:
             yield Finding(f"is beyond what {model.name} was trained for ({trained})", "with.context")
         if params.n_predict >= params.context:
             yield Finding(f"leaves no room for the prompt in a context of {params.context}", "with.n_predict")
-        if params.n_gpu_layers and step.flavour == "cpu":
-            yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
+        yield from common.no_layers(step, params.n_gpu_layers)
 
     def product(self, step: StepView) -> Product:
         return Product("results/jsonl", Facts(rows=1))

@@ -62,8 +62,7 @@ def text_findings(step: StepView) -> Iterator[Finding]:
                 "with.text",
                 "take a longer text, or a smaller context",
             )
-    if params.n_gpu_layers and step.flavour == "cpu":
-        yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
+    yield from common.no_layers(step, params.n_gpu_layers)
     if params.ubatch_size and params.ubatch_size > (params.batch_size or 2048):
         yield Finding(f"is more than batch_size ({params.batch_size or 2048})", "with.ubatch_size")
 

@@ -142,8 +142,7 @@ class Serve:
                 "put llama-cpp/quantize between, or serve the unscaled model",
                 level="warning",
             )
-        if params.n_gpu_layers and step.flavour == "cpu":
-            yield Finding("this step runs on the CPU, which has no layers to take", "with.n_gpu_layers")
+        yield from common.no_layers(step, params.n_gpu_layers)
         if params.cache_type_v not in (None, "f32", "f16", "bf16") and params.flash_attn == "off":
             yield Finding("a quantised cache of values needs flash attention", "with.cache_type_v")
         if params.ubatch_size and params.ubatch_size > (params.batch_size or 2048):

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import importlib
 import json
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from answer_text import Answer, Piece, Splitter
-from hf_generate import answer
+from hf_generate import Generating
 from lf_report import Refused
-from openai_requests import BadRequest, Chat, Sampling
+from openai_requests import BadRequest, Chat
 from openai_worker import Prompt
 
 ROLES = {"user": "user", "assistant": "assistant", "tool": "observation"}
 
 
-class LlamaFactory:
-    """An Engine. `model`, `tokenizer` and `context` are what `hf_generate.answer` asks for."""
+class LlamaFactory(Generating):
+    """An Engine."""
 
     def __init__(self, told: dict[str, Any], context: int | None) -> None:
         """Loads the model that LLaMA-Factory's arguments name. Raises Refused where it generates nothing."""
@@ -67,21 +65,6 @@ class LlamaFactory:
             raise BadRequest(f"the template refuses these messages: {error}", "messages") from None
         end = str(self.tokenizer.decode(tokens[-8:]))
         return Prompt(tokens, end.rstrip().endswith("<think>"))
-
-    def encode(self, text: str) -> list[int]:
-        tokens: list[int] = self.tokenizer(text)["input_ids"]
-        return tokens
-
-    def answer(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        give: Callable[[Piece], None],
-        *,
-        splitter: Splitter,
-        cancelled: threading.Event,
-    ) -> Answer:
-        return answer(self, prompt, sampling, give, splitter=splitter, cancelled=cancelled)
 
 
 def by_turns(messages: Sequence[dict[str, Any]]) -> tuple[str | None, list[dict[str, str]]]:

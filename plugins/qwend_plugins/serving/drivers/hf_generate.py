@@ -19,6 +19,29 @@ class Loaded(Protocol):
     context: int
 
 
+class Generating:
+    """The half of an Engine (openai_worker) that is the same for whatever transformers generates with: a Loaded."""
+
+    model: Any
+    tokenizer: Any
+    context: int
+
+    def encode(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer(text)["input_ids"]
+        return tokens
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        give: Callable[[Piece], None],
+        *,
+        splitter: Splitter,
+        cancelled: threading.Event,
+    ) -> Answer:
+        return answer(self, prompt, sampling, give, splitter=splitter, cancelled=cancelled)
+
+
 class Cancelled(Exception):
     """Raised inside of generate: nobody waits for the answer any more."""
 

@@ -16,34 +16,32 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from answer_text import Answer, Piece, Splitter
-from hf_generate import answer
+from hf_generate import Generating
 from openai_http import Handler
-from openai_requests import BadRequest, Chat, Sampling
+from openai_requests import BadRequest, Chat
 from openai_worker import Prompt, Server, Service
 from tf_load import DriverError, Loaded, add_model_options, check_template, load, report, run
 
 ADDRESS_IN_USE = 98
 
 
-class Transformers:
+class Transformers(Generating):
     """An Engine (openai_worker) over a loaded checkpoint; `options` go to every call of its chat template."""
 
     most: int | None = None
 
     def __init__(self, loaded: Loaded, options: dict[str, Any]) -> None:
-        self._loaded, self._options = loaded, options
-        self.context = loaded.context
+        self.model, self.tokenizer, self.context = loaded.model, loaded.tokenizer, loaded.context
         self.vocabulary = len(loaded.tokenizer)
+        self._options = options
 
     def prompt(self, chat: Chat) -> Prompt:
         try:
-            text = self._loaded.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 chat.messages,
                 tools=chat.tools,
                 add_generation_prompt=True,
@@ -54,23 +52,8 @@ class Transformers:
             raise BadRequest(
                 f"the model's chat template refuses these messages: {error}", "messages"
             ) from None
-        tokens = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return Prompt(tokens, text.rstrip().endswith("<think>"))
-
-    def encode(self, text: str) -> list[int]:
-        tokens: list[int] = self._loaded.tokenizer(text)["input_ids"]
-        return tokens
-
-    def answer(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        give: Callable[[Piece], None],
-        *,
-        splitter: Splitter,
-        cancelled: threading.Event,
-    ) -> Answer:
-        return answer(self._loaded, prompt, sampling, give, splitter=splitter, cancelled=cancelled)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
