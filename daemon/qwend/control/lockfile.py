@@ -71,6 +71,11 @@ class LockFile:
         pin = self._pins.get(name)
         return pin if pin is not None and pin.ref in refs else None
 
+    @property
+    def empty(self) -> bool:
+        """Whether the recipe refers to nothing that has a revision."""
+        return not self._pins
+
     def set(self, name: str, pin: Pin) -> None:
         self._pins[name] = pin
 

@@ -45,10 +45,11 @@ class Running:
             if isinstance(item, dict):
                 yield item
             else:
-                changes = item.lock.changes
-                if not request.locked:
-                    item.lock.write()
-                yield {"end": {"changes": changes, "path": str(item.lock.path or ""), "exit_code": 0}}
+                lock, changes = item.lock, item.lock.changes
+                if changes and lock.path is not None and not request.locked and not lock.write():
+                    raise UsageError(f"{lock.path} cannot be written", code="unwritable")
+                path = "" if lock.path is None or lock.empty else str(lock.path)
+                yield {"end": {"changes": changes, "path": path, "exit_code": 0}}
 
     async def up(self, request: RecipeRequest) -> AsyncIterator[Json]:
         """Plans, starts, and tells how it goes until jobs are done and services ready."""

@@ -346,6 +346,16 @@ def test_lock_tells_the_changes(qwend: Qwend, daemon: FakeDaemon, recipe: str) -
     assert daemon.requests[-1].body["upgrade"] == ["base"]
 
 
+@pytest.mark.parametrize(
+    ("path", "said"), [("/w/qwend.lock", "/w/qwend.lock is up to date\n"), ("", "nothing to pin\n")]
+)
+def test_lock_names_only_a_file_that_there_is(
+    qwend: Qwend, daemon: FakeDaemon, recipe: str, path: str, said: str
+) -> None:
+    daemon.streams("POST", "/v1/lock", {"end": {"changes": [], "path": path, "exit_code": 0}})
+    assert qwend("lock").out == said
+
+
 def test_run_composes_a_recipe_and_saves_it(qwend: Qwend, daemon: FakeDaemon) -> None:
     daemon.answers("GET", "/v1/plugins", {"plugins": [PLUGIN]})
     daemon.streams("POST", "/v1/runs", CHANGES, {"run": "01J"}, end(Q4))

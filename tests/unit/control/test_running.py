@@ -12,6 +12,7 @@ from tests.fakes.effects import job, recipe, service, settle, world
 
 from qwend.api.control import FileText, RecipeRequest
 from qwend.control.acting import act
+from qwend.control.lockfile import LockFile
 from qwend.control.planning import Planning
 from qwend.control.running import Running
 from qwend.errors import UsageError
@@ -77,6 +78,12 @@ class House:
 
     def states(self) -> dict[str, str]:
         return {row.step: row.state for row in self.reconciler.rows()}
+
+    async def lock(self, compiled: Compiled) -> list[dict[str, Any]]:
+        """All that a client of `lock` is told."""
+        self.worker.compiled = compiled
+        request = RecipeRequest((FileText("-", ""),), "/nowhere")
+        return [item async for item in self.running.lock(request)]
 
     async def up(self, compiled: Compiled, kept: bool = True) -> list[dict[str, Any]]:
         """All that a client is told; jobs succeed and services come up."""
@@ -249,3 +256,17 @@ async def test_what_a_job_made_is_not_made_again_by_a_verb_of_services(house: Ho
         await anext(act(house.reconciler, house.rows, "r/job", verb))
     assert caught.value.hint == "qwend up --force job runs it again"
     assert house.world.runtimes["native"].calls == before
+
+
+async def test_a_lock_of_nothing_has_no_path(house: House) -> None:
+    assert end(await house.lock(recipe(service("chat")))) == {"changes": [], "path": "", "exit_code": 0}
+
+
+async def test_a_lock_that_cannot_be_written_is_an_error(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(LockFile, "read", lambda *_: LockFile(tmp_path / "r.lock", {}))
+    monkeypatch.setattr(LockFile, "changes", ["base: a → b"])
+    monkeypatch.setattr(LockFile, "write", lambda _: False)
+    with pytest.raises(UsageError, match=r"r\.lock cannot be written"):
+        await house.lock(recipe(service("chat")))

@@ -132,7 +132,7 @@ class Construction:
     async def _environment(self, prefix: Path, python: str, locks: list[str], phase: str) -> None:
         """A fresh environment at `prefix` that holds exactly what the locks say."""
         pins = [pin for lock in locks for pin in read_lock(self.folder / lock)]
-        self._say(phase, f"Python environment with {len(pins)} packages")
+        self._say(phase, f"Python environment, {len(pins)} package{'' if len(pins) == 1 else 's'}")
         await self._uv("venv", "--no-project", "--clear", "-p", python, str(prefix), phase=phase)
         if not locks:
             return

@@ -25,7 +25,7 @@ from qwend.cli.terminal import clean
 )
 @json_option
 def command(targets: tuple[str, ...], upgrade: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Pin what a recipe refers to: revisions, image digests and versions go to `recipe.lock` beside it.
+    """Pin what a recipe refers to: the revisions and files of its models and datasets go to `NAME.lock` beside it.
 
     `up` honours the lock and works offline from it; without --upgrade nothing that is pinned moves.
     """
@@ -35,6 +35,7 @@ def command(targets: tuple[str, ...], upgrade: tuple[str, ...], as_json: bool, *
     if as_json:
         print_json({"changes": end.get("changes") or [], "path": end.get("path")})
     else:
-        for change in end.get("changes") or [f"{end.get('path')} is up to date"]:
+        same = f"{end['path']} is up to date" if end.get("path") else "nothing to pin"
+        for change in end.get("changes") or [same]:
             click.echo(clean(change))
     exit_with(settle(end))
