@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from qwend.adapters.docker import mounts
-from qwend.adapters.docker.connection import Connection, Engine, Refused
+from qwend.adapters.docker.connection import Connection, Refused
 from qwend.adapters.docker.container import container
 from qwend.adapters.docker.containers import Containers
 from qwend.adapters.docker.environment import environment
 from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of
 from qwend.adapters.docker.identity import LOG, MARKER, OWNED, container_name
 from qwend.adapters.docker.logs import LogCopy, copy
-from qwend.adapters.docker.mounts import User
 from qwend.adapters.docker.terminals import Terminals
+from qwend.adapters.docker.users import user_of
 from qwend.effects import Order, Screen, Terminal
 from qwend.errors import StepFailed
 from qwend.model.service import Exit, Handle
 
 logger = logging.getLogger("qwend.docker")
-
-IMAGE_USER = 10001
-"""Whom our images name; taken where the user is root and the image names nobody, or root."""
 
 _KILL_TAKES_S = 30.0
 _LOG_ENDS_S = 10.0
@@ -206,7 +203,7 @@ class DockerRuntime:
     async def _body(self, order: Order) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What the engine is asked to create, its files laid out, and the paths that are its user's from now on."""
         engine = await self._containers.engine()
-        user = await self._user(order.image.location, engine)
+        user = await user_of(self._containers, order.image.location, engine)
         prepared = await asyncio.to_thread(mounts.prepare, order, user, self._secrets, self._ca)
         if order.service or order.launch.network:
             await self._containers.ensure_network()
@@ -216,20 +213,6 @@ class DockerRuntime:
     async def _give_up(self, order: Order, owned: Iterable[str]) -> None:
         await asyncio.to_thread(_take_back, owned)
         mounts.drop_secrets(self._secrets, order.identity.marker)
-
-    async def _user(self, image: str, engine: Engine) -> User:
-        """The user's own id; the image's where the user is root; root of its own namespace in a rootless
-        engine, which is the user outside."""
-        uid, gid = os.getuid(), os.getgid()
-        if engine.rootless:
-            return User(uid=0, gid=0, outside=uid, outside_group=gid)
-        if uid != 0:
-            return User(uid=uid, gid=gid, outside=uid, outside_group=gid)
-        inspected = await self._containers.image(image)
-        first, _, second = str((inspected.get("Config") or {}).get("User") or "").partition(":")
-        named = int(first) if first.isdigit() and int(first) != 0 else IMAGE_USER
-        group = int(second) if second.isdigit() else named
-        return User(uid=named, gid=group, outside=named, outside_group=group)
 
     async def _ended(self, told: set[str]) -> list[Exit]:
         """Exits not told yet, their logs complete and their folders back with the user."""
