@@ -91,11 +91,11 @@ class Screen(msgspec.Struct, frozen=True):
 
 
 class Terminal(msgspec.Struct, frozen=True):
-    """What a client runs on its own terminal. `env` is complete, or comes on top of the client's own (`inherit`)."""
+    """What a client runs on its own terminal, in the folder where its user is. `env` is complete, or comes on top of
+    the client's own (`inherit`)."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
-    cwd: str
     inherit: bool = False
 
 

@@ -81,7 +81,7 @@ class FakeRuntime:
         self.orders.append(order)
         if self.refuse is not None:
             raise self.refuse
-        return Terminal((order.image.location, screen.term), {}, order.work)
+        return Terminal((order.image.location, screen.term), {})
 
     async def detach(self, order: Order) -> None:
         self.calls.append(("detach", order.identity.key))

@@ -34,7 +34,6 @@ def terminal(script: str, **env: str) -> dict[str, Any]:
     return {
         "argv": ["sh", "-c", script],
         "env": {"PATH": os.environ["PATH"], **env},
-        "cwd": "/",
         "inherit": False,
     }
 
@@ -45,15 +44,15 @@ def chats(daemon: FakeDaemon) -> FakeDaemon:
     return daemon
 
 
-def test_the_step_has_the_terminal_and_the_environment_that_the_daemon_says(
+def test_the_step_has_the_terminal_its_users_folder_and_the_environment_that_the_daemon_says(
     qwend: Qwend, chats: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OF_THE_CLIENT", "1")
     chats.streams(
-        "POST", "/v1/terminals", PLAN, {"terminal": terminal('echo "${OF_THE_CLIENT-none} $X"', X="2")}
+        "POST", "/v1/terminals", PLAN, {"terminal": terminal('echo "${OF_THE_CLIENT-none} $X"; pwd', X="2")}
     )
     ended = qwend("run", "toy/chat", "--from", "file:a.gguf", "--with", "temp=0")
-    assert (ended.code, ended.out) == (0, "none 2\n")
+    assert (ended.code, ended.out) == (0, f"none 2\n{os.getcwd()}\n"), "a chat saves where its user is"
     body = chats.requests[-1].body
     assert (body["steps"], body["client"], body["tty"]) == (["chat"], os.getpid(), False)
     assert "uses: toy/chat" in body["files"][0]["text"]
@@ -89,7 +88,7 @@ def test_a_step_that_fails_is_a_step_that_failed(qwend: Qwend, chats: FakeDaemon
 
 
 def test_a_program_that_is_not_there_is_told(qwend: Qwend, chats: FakeDaemon) -> None:
-    gone = {"argv": ["/nowhere/docker"], "env": {}, "cwd": "/", "inherit": True}
+    gone = {"argv": ["/nowhere/docker"], "env": {}, "inherit": True}
     chats.streams("POST", "/v1/terminals", PLAN, {"terminal": gone})
     ended = qwend("run", "toy/chat", "--from", "file:a.gguf")
     assert ended.code == 1 and "/nowhere/docker cannot be started" in ended.err and "PATH" in ended.err

@@ -46,7 +46,6 @@ class Terminals:
         return Terminal(
             ("docker", "start", "--attach", "--interactive", made),
             {"DOCKER_HOST": connection.address().url, "DOCKER_CONTEXT": "", "DOCKER_CLI_HINTS": "false"},
-            "/",
             inherit=True,
         )
 

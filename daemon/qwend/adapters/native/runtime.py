@@ -115,7 +115,7 @@ class NativeRuntime:
             )
         argv, env = await asyncio.to_thread(self._bound, order)
         env["TERM"] = screen.term
-        return Terminal(argv, env, str(order.scratch or order.work))
+        return Terminal(argv, env)
 
     async def detach(self, order: Order) -> None:
         """A native process ends with its client's terminal."""

@@ -38,14 +38,14 @@ def order(folder: Path, **more: Any) -> Order:
     return Order(**{**fields, **more})
 
 
-async def test_the_command_finds_its_driver_its_input_and_its_folder(tmp_path: Path) -> None:
+async def test_the_command_finds_its_driver_and_its_input_from_its_users_folder(tmp_path: Path) -> None:
     runtime = NativeRuntime(tmp_path / "home", "i")
     terminal = await runtime.attach(order(tmp_path), Screen(term="vt100"))
     ended = subprocess.run(
-        terminal.argv, env=terminal.env, cwd=terminal.cwd, input="hello\n", capture_output=True, text=True, check=False
+        terminal.argv, env=terminal.env, cwd=tmp_path, input="hello\n", capture_output=True, text=True, check=False
     )  # fmt: skip
-    scratch, model = tmp_path / "work" / "scratch", tmp_path / "model" / "a.gguf"
-    assert (ended.stdout, ended.returncode) == (f"vt100 heard hello in {scratch}, of {model}\n", 0)
+    model = tmp_path / "model" / "a.gguf"
+    assert (ended.stdout, ended.returncode) == (f"vt100 heard hello in {tmp_path}, of {model}\n", 0)
     assert not (tmp_path / "work" / "log").exists(), "what is said at a terminal is written nowhere"
 
 
