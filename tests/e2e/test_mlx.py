@@ -54,7 +54,8 @@ def test_a_model_is_converted_served_and_written_out_again(qwend: Qwend) -> None
     with pytest.raises(urllib.error.HTTPError) as refused:  # and is not fetched from a hub
         ask(row["url"], question | {"model": "Qwen/Qwen3-0.6B"})
     with refused.value:
-        assert refused.value.code == 400
+        assert refused.value.code == 404
+        assert json.load(refused.value)["error"]["code"] == "model_not_found"
     with urllib.request.urlopen(f"{row['url']}/v1/models", timeout=60) as models:
         assert [one["id"] for one in json.load(models)["data"]] == ["chat"]
 

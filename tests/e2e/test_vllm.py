@@ -110,7 +110,7 @@ def _adapter(folder: Path) -> None:
 
 
 def test_a_batch_that_is_killed_goes_on(qwend: Qwend) -> None:
-    rows = [{"prompt": f"What did the baker do at {hour} o'clock?"} for hour in range(60)]
+    rows = [{"prompt": f"What did the baker do at {hour} o'clock?"} for hour in range(400)]
     (qwend.folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (qwend.folder / "batch.yaml").write_text(BATCH)
     up = qwend.start("up", "batch.yaml")

@@ -26,6 +26,7 @@ TOOLS = {
     "llama-cpp/perplexity": ("llama-cpp", "llama-perplexity"),
     "llama-cpp/kl-divergence": ("llama-cpp", "llama-perplexity"),
     "llama-cpp/complete": ("llama-cpp", "llama-completion"),
+    "llama-cpp/chat": ("llama-cpp", "llama-cli"),
     "llama-cpp/bench": ("llama-cpp", "llama-bench"),
     "llama-cpp/serve": ("llama-cpp", "llama-server"),
 }
