@@ -9,6 +9,7 @@ from pathlib import Path
 from qwend.plugin import (
     Facts,
     Finding,
+    Given,
     Host,
     Image,
     LaunchFile,
@@ -22,6 +23,8 @@ from qwend.plugin import (
 from qwend_plugins.serving.batches import DRIVERS as SHARED
 
 DRIVERS = Path(__file__).parent / "drivers"
+ROWS = Path(__file__).parents[1] / "llama_factory" / "drivers"
+"""Whose reader decides what a row of training data may look like: the same rows train with either engine."""
 FLAVOURS = ("apple", "cpu")
 MODELS = ("model/mlx", "model/safetensors")
 DEFAULT_CONTEXT = 8192
@@ -116,3 +119,11 @@ def model_findings(step: StepView) -> Iterator[Finding]:
             "trust_remote_code",
             "read that code, then say trust_remote_code: true; Qwen1.5 and later need none",
         )
+
+
+def name_of(model: Given) -> str:
+    """A model's name for people: `Qwen/Qwen2.5-0.5B-Instruct` of a hub, else the step's or source's."""
+    while model.lineage:
+        model = model.lineage[0]
+    scheme, _, body = ("", "", "") if model.pin is None else model.pin.ref.partition(":")
+    return "/".join(body.partition("@")[0].split("/")[:2]) if scheme in ("hf", "modelscope") else model.name

@@ -32,7 +32,7 @@ MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)
 _BESIDE = {"affine": 32, "mxfp4": 8, "nvfp4": 8, "mxfp8": 8}
 """Bits that each group has besides its weights: scale and bias in 16 bits, or one scale in 8."""
 _DTYPES = {"float16": 16.0, "bfloat16": 16.0, "float32": 32.0}
-_READABLE = ("qwen2", "qwen3")
+READABLE = ("qwen2", "qwen3")
 """Architectures whose weights MLX writes under the names that transformers reads; experts are stacked by MLX."""
 
 
@@ -83,7 +83,7 @@ class Convert:
 
     def product(self, step: StepView) -> Product:
         params, facts = _params(step), step.inputs[0].facts
-        back = params.dequantize and facts.architecture in _READABLE
+        back = params.dequantize and facts.architecture in READABLE
         return Product("model/safetensors" if back else "model/mlx", _rewritten(facts, params))
 
     def image(self, step: StepView, host: Host) -> Image:

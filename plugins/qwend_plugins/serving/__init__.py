@@ -1,6 +1,6 @@
 """What the engines of several plugins share where they serve a checkpoint or answer batches. No plugin of its own."""
 
-from qwend_plugins.serving.adapters import adapter_findings
+from qwend_plugins.serving.adapters import adapter_findings, base_of
 from qwend_plugins.serving.batches import BatchParams, batch_words, identity, sampling
 from qwend_plugins.serving.command import flags
 from qwend_plugins.serving.memory import GIB, answering
@@ -12,6 +12,7 @@ __all__ = [
     "BatchParams",
     "adapter_findings",
     "answering",
+    "base_of",
     "batch_words",
     "chat_probe",
     "flags",

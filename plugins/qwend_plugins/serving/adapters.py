@@ -11,7 +11,7 @@ def adapter_findings(model: Given, adapters: tuple[Given, ...], key: str) -> Ite
     """What is wrong with `adapters` on `model`: an error where the adapter's own lineage names another base, a
     warning where only the name in its configuration does (people rename folders)."""
     for adapter in adapters:
-        base = _base(adapter)
+        base = base_of(adapter)
         if base is not None and _known(base) and _known(model):
             if _identity(base) != _identity(model):
                 yield Finding(
@@ -30,7 +30,8 @@ def adapter_findings(model: Given, adapters: tuple[Given, ...], key: str) -> Ite
             )
 
 
-def _base(adapter: Given) -> Given | None:
+def base_of(adapter: Given) -> Given | None:
+    """The model that an adapter was trained on, as its lineage says; None for one from elsewhere."""
     return next((given for given in adapter.lineage if given.type.startswith("model/")), None)
 
 

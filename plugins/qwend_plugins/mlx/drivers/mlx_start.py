@@ -70,6 +70,18 @@ def model_context(folder: Path, said: int | None) -> int:
     return min(said, known) if said else known
 
 
+def whole_safetensors(path: Path) -> bool:
+    """Whether a safetensors file holds all that its header promises: a killed run leaves one that does not."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            return bool(ends) and path.stat().st_size == 8 + length + max(ends)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def read_template(path: Path) -> str:
     """A chat template from a file."""
     try:
