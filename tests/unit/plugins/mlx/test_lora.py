@@ -25,13 +25,13 @@ ROWS, TEXT = Given("rows", "dataset/sft", Facts(rows=50)), Given("text", "datase
 
 
 def lora(model: Given = BASE, data: Given = ROWS, valid: Given | None = None, **params: Any) -> StepView:
-    given: dict[str, tuple[Given, ...]] = {"dataset": (data,)} | ({"valid": (valid,)} if valid else {})
-    told = LoraParams(dataset=data.name, valid=valid and valid.name, **params)
+    given: dict[str, tuple[Given, ...]] = {"dataset": (data,), **({"valid": (valid,)} if valid else {})}
+    told = LoraParams(dataset=data.name, valid=valid.name if valid else None, **params)
     return StepView("adapter", "r", told, inputs=(model,), given=given, flavour="apple")
 
 
 def fuse(adapter: Given, base: Given | None = None, **params: Any) -> StepView:
-    told = FuseParams(base=base and base.name, **params)
+    told = FuseParams(base=base.name if base else None, **params)
     given: dict[str, tuple[Given, ...]] = {"base": (base,)} if base else {}
     return StepView("merged", "r", told, inputs=(adapter,), given=given, flavour="apple")
 
