@@ -95,10 +95,8 @@ def placed(step: StepView, models: Sequence[Given], key: str = "from") -> Iterat
                 "say device: cpu at the step",
             )
     packed = next((model for model in models if model.type in ("model/gptq", "model/awq")), None)
-    if packed is not None and step.flavour in ("apple", "cuda12"):
-        yield Finding(
-            f"{packed.type} has no kernels on {step.flavour}", key, "device: cpu measures it, slowly"
-        )
+    if packed is not None and step.flavour == "apple":
+        yield Finding(f"{packed.type} has no kernels for Metal", key, "device: cpu measures it, slowly")
 
 
 def one_text(text: Given, models: Sequence[Given], allowed: bool) -> Iterator[Finding]:

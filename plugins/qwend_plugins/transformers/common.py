@@ -150,8 +150,6 @@ def load_findings(step: StepView, params: LoadParams) -> Iterable[Finding]:
         yield Finding(
             f"{model.type} has no kernels for Metal", "from", "take the unquantised model, or mlx/convert"
         )
-    if model.type in ("model/gptq", "model/awq") and step.flavour == "cuda12":
-        yield Finding(f"the cuda12 build reads no {model.type}", "from", "vllm/serve does")
 
 
 def resources(step: StepView, params: LoadParams, sequences: int = 1) -> Resources:
