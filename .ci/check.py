@@ -28,8 +28,8 @@ TAIL = 400
 class Part:
     """A command that must end with 0. `alone` wants the machine to itself; `when` says why it is left out.
 
-    What is alone drives real processes on a machine that others share: what failed there is tried once more, by itself.
-    It counts if it fails again, and is called unsteady, with its first output shown, if it does not."""
+    Tests drive real processes on a machine that others share: what failed there is tried once more, by itself. It
+    counts if it fails again, and is called unsteady, with its first output shown, if it does not."""
 
     name: str
     command: list[str]
@@ -160,8 +160,9 @@ class Runner:
         begun = time.monotonic()
         code, output = self._try(part, part.command)
         unsteady = False
-        if code == 1 and part.alone:
-            last = ["--last-failed", "--last-failed-no-failures=none"] if "pytest" in part.command else []
+        if code == 1 and (part.alone or "pytest" in part.command):
+            # Where no test failed but the session did (a leak found at its end, say), all of them run again.
+            last = ["--last-failed"] if "pytest" in part.command else []
             code, again = self._try(part, [*part.command, *last])
             unsteady = code == 0
             output += f"\n=== {part.name}: once more\n{again}"

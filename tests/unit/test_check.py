@@ -57,3 +57,18 @@ def test_only_the_failed_tests_are_tried_again_and_they_must_pass(check: ModuleT
     runner.run([check.Part("it", [sys.executable, "-m", "pytest", "-q", "test_it.py"], alone=True)])
     assert [result.mark for result in runner.results] == ["unsteady"]
     assert "test_late" in runner.results[0].output
+
+
+def test_all_run_again_where_no_test_failed_but_the_session_did(check: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    (tmp_path / "conftest.py").write_text(
+        "from pathlib import Path\n"
+        "def pytest_sessionfinish(session):\n"
+        "    if not Path('before').exists():\n"
+        "        Path('before').touch()\n        session.exitstatus = 1\n"
+    )
+    (tmp_path / "test_it.py").write_text("def test_well(): pass\n")
+    runner = check.Runner(tmp_path)
+    runner.run([check.Part("it", [sys.executable, "-m", "pytest", "-q", "test_it.py"])])
+    assert [result.mark for result in runner.results] == ["unsteady"]
+    assert runner.results[0].output.count("1 passed") == 2
