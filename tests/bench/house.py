@@ -19,9 +19,10 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 class House:
-    """The command line with a home of its own. `toy` makes the toy engines of tests/fakes known to it."""
+    """The command line with a home of its own. `toy` makes the toy engines of tests/fakes known to it; a `cold` one
+    finds no image realised."""
 
-    def __init__(self, folder: Path, *, toy: bool) -> None:
+    def __init__(self, folder: Path, *, toy: bool, cold: bool = False) -> None:
         self.home = folder / "home"
         self.folder = folder
         self.environ = {
@@ -34,9 +35,10 @@ class House:
         self.environ["PATH"] = f"{python}:{os.environ.get('PATH', '')}"
         rooms = ["daemon", "plugins", "images", *(["tests/fakes/toy"] if toy else [])]
         self.environ["PYTHONPATH"] = os.pathsep.join(str(ROOT / room) for room in rooms)
-        (CACHE / "images").mkdir(parents=True, exist_ok=True)
         self.home.mkdir(mode=0o700)
-        (self.home / "images").symlink_to(CACHE / "images")
+        if not cold:
+            (CACHE / "images").mkdir(parents=True, exist_ok=True)
+            (self.home / "images").symlink_to(CACHE / "images")
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-P", "-m", "qwend", *arguments]
@@ -72,17 +74,16 @@ class House:
 
 
 @contextlib.contextmanager
-def house(*, toy: bool = False) -> Iterator[House]:
+def house(*, toy: bool = False, cold: bool = False) -> Iterator[House]:
     """A house whose daemon and services are gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="qwend-bench-"))
-    made = House(folder, toy=toy)
+    made = House(folder, toy=toy, cold=cold)
     try:
         yield made
     finally:
         subprocess.run(
             made.command("daemon", "stop", "--services"), env=made.environ, capture_output=True, check=False
         )
-        (made.home / "images").unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
