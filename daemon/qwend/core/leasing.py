@@ -14,36 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from qwend.core.room import EPSILON, Card, Room
-from qwend.model.host import Gpu, Host
+from qwend.core.wants import Want, is_named, never
+from qwend.model.host import Host
 from qwend.model.lease import Lease
 from qwend.model.memory import human
 
 _ENOUGH = 4
 """As many holders are named in a reason; the rest are counted."""
-
-
-class Want(msgspec.Struct, frozen=True):
-    """What a step asks for. None is "unknown, so not reckoned with".
-
-    `cards` names cards (index in PCI order, or UUID) and then counts for `gpus`; `share` (0 to 1) is the part
-    of each card, `gpu_memory` bytes on each. The step's own leases, and those of `instead_of` (what it
-    replaces), do not stand in its way.
-    """
-
-    holder: str
-    cpus: float | None = None
-    memory: int | None = None
-    gpus: int = 0
-    cards: tuple[str, ...] = ()
-    share: float = 1.0
-    gpu_memory: int | None = None
-    heavy: bool = False
-    instead_of: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """How many cards."""
-        return len(self.cards) or self.gpus
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -108,40 +85,6 @@ def decide(
     return Decision(tuple(grants), reasons, refused)
 
 
-def never(want: Want, host: Host) -> str | None:
-    """Why this machine cannot give what is wanted even when nothing else runs; None if it can."""
-    for name in want.cards:
-        if _named(host.gpus, name) is None:
-            there = ", ".join(str(gpu.index) for gpu in host.gpus)
-            return f"there is no gpu {name} here" + (f" (there are {there})" if there else " (there is none)")
-    if len({_named(host.gpus, name) for name in want.cards}) < len(want.cards):
-        return f"gpus {', '.join(want.cards)}: one card is named twice"
-    if want.count > len(host.gpus):
-        return f"needs {want.count} gpus; this machine has {len(host.gpus)}"
-    if want.gpu_memory is not None and want.count:
-        named = [gpu for gpu in host.gpus if not want.cards or _is_named(gpu, want.cards)]
-        enough = [gpu for gpu in named if gpu.memory >= want.gpu_memory]
-        if len(enough) < want.count:
-            largest = max(gpu.memory for gpu in named)
-            return (
-                f"needs {human(want.gpu_memory)} on each of {want.count} gpus; "
-                f"{len(enough)} have that much (the largest has {human(largest)})"
-            )
-    if want.memory is not None and host.memory is not None and want.memory > host.memory:
-        return f"needs {human(want.memory)} of memory; this machine has {human(host.memory)}"
-    if want.cpus is not None and want.cpus > host.cpus:
-        return f"needs {want.cpus:g} cpus; this machine has {host.cpus}"
-    return None
-
-
-def _named(gpus: Iterable[Gpu], name: str) -> str | None:
-    return next((gpu.uuid for gpu in gpus if _is_named(gpu, (name,))), None)
-
-
-def _is_named(gpu: Gpu, names: Collection[str]) -> bool:
-    return str(gpu.index) in names or gpu.uuid in names
-
-
 def _fitting(want: Want, room: Room) -> list[Card]:
     """The cards to take: the named ones that fit, or the best of all that fit.
 
@@ -151,7 +94,7 @@ def _fitting(want: Want, room: Room) -> list[Card]:
     fitting = [
         card
         for card in room.cards
-        if (not want.cards or _is_named(card.gpu, want.cards)) and card.fits(want.share, want.gpu_memory)
+        if (not want.cards or is_named(card.gpu, want.cards)) and card.fits(want.share, want.gpu_memory)
     ]
     if want.share < 1.0:
         fitting.sort(key=lambda card: (card.share, card.gpu.index))
@@ -198,7 +141,7 @@ def _lacking_cards(want: Want, room: Room, held: tuple[Lease, ...]) -> str:
     short = [
         card
         for card in room.cards
-        if card not in fitting and (not want.cards or _is_named(card.gpu, want.cards))
+        if card not in fitting and (not want.cards or is_named(card.gpu, want.cards))
     ]
     why = "; ".join(_taken(card, want, held) for card in short[:_ENOUGH])
     if want.cards:
@@ -249,7 +192,7 @@ def _first_in_line(want: Want, room: Room, waiting: list[tuple[str, tuple[Lease,
 def _may_take(want: Want, uuid: str, room: Room) -> bool:
     """Whether a card is one of those that would do."""
     return any(
-        card.gpu.uuid == uuid and (not want.cards or _is_named(card.gpu, want.cards)) for card in room.cards
+        card.gpu.uuid == uuid and (not want.cards or is_named(card.gpu, want.cards)) for card in room.cards
     )
 
 
@@ -265,7 +208,7 @@ def _set_aside(want: Want, room: Room) -> tuple[Lease, ...]:
         others = [
             card
             for card in room.cards
-            if card not in chosen and (not want.cards or _is_named(card.gpu, want.cards))
+            if card not in chosen and (not want.cards or is_named(card.gpu, want.cards))
         ]
         others.sort(key=lambda card: (-card.share, card.gpu.index))
         chosen = (chosen + others)[: want.count]

@@ -190,6 +190,10 @@ def _cards(step: Step, host: Host) -> list[Gpu]:
         if card is None:
             have = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in host.gpus)
             raise Lacking(f"gpus.{index}", f"there is no gpu {name}", f"there is {have}; in PCI order")
+        if card in found:
+            raise Refusal(
+                f"gpus.{index}", f"gpu {name} is named twice", "name each card once, by index or UUID"
+            )
         found.append(card)
     return found
 

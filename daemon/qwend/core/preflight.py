@@ -9,6 +9,8 @@ from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
+from qwend.core.leasing import decide
+from qwend.core.wants import Want, never
 from qwend.model.host import Gpu, Host
 from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage
 from qwend.model.memory import human
@@ -39,7 +41,9 @@ def preflight(
     _memory(compiled, acting, host, warnings, blockers)
     for step in acting:
         _cards(step, host, warnings, blockers)
+        _never(step, host, blockers)
         _platform(step, host, realised, blockers)
+    _beside(compiled, host, blockers)
     download = sum(_download(step) for step in acting)
     disk = download + sum(step.resources.disk or 0 for step in acting)
     disk += sum(image.disk_mb * 1024 * 1024 for image in images if isinstance(image, ImageSpec))
@@ -73,8 +77,8 @@ def _memory(
             warnings.append(f"{step.name}: needs about {human(need)}{how}; memory: allows {human(limit)}")
     if host.memory is None:
         return
-    services = [step for step in compiled.steps if step.kind == "service" and step.resources.memory]
-    together = sum(step.resources.memory or 0 for step in services)
+    services = [step for step in compiled.steps if step.kind == "service" and Want.of("", step).memory]
+    together = sum(Want.of("", step).memory or 0 for step in services)
     if len(services) > 1 and together > host.memory:
         names = ", ".join(step.name for step in services)
         blockers.append(
@@ -108,6 +112,30 @@ def _cards(step: CompiledStep, host: Host, warnings: list[str], blockers: list[s
         warnings.append(
             f"{step.name}: needs about {human(need)} on {_count(count)}; {have}: it may have to wait"
         )
+
+
+def _never(step: CompiledStep, host: Host, blockers: list[str]) -> None:
+    """What no lease will ever give: said now rather than by `up`. A need that is estimated was told with its parts."""
+    said = any(text.startswith(f"{step.name}: ") for text in blockers)
+    problem = None if said else never(Want.of(step.name, step), host)
+    if problem is not None:
+        blockers.append(f"{step.name}: {problem}")
+
+
+def _beside(compiled: Compiled, host: Host, blockers: list[str]) -> None:
+    """Services live side by side, so cores and cards that one has are never free for another."""
+    if blockers:
+        return
+    idle = msgspec.structs.replace(
+        host,
+        memory=None,
+        memory_available=None,
+        gpus=tuple(msgspec.structs.replace(gpu, memory_free=None) for gpu in host.gpus),
+    )
+    wants = [Want.of(step.name, step) for step in compiled.steps if step.kind == "service"]
+    wants = [msgspec.structs.replace(want, memory=None, heavy=False) for want in wants]
+    for name, reason in decide(wants, (), idle).reasons.items():
+        blockers.append(f"{name}: {reason.removeprefix('waiting for ')}, for as long as that is up")
 
 
 def _free(gpu: Gpu) -> int:

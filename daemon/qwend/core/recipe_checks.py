@@ -16,6 +16,7 @@ from qwend.core.engine_info import EngineInfo
 from qwend.core.explain import Problem
 from qwend.core.lens import Path
 from qwend.core.references import leaves_folder, parse_name, parse_source
+from qwend.core.secret_checks import reference_secret, step_secrets
 from qwend.core.suggest import did_you_mean
 from qwend.core.wording import quote, show
 
@@ -68,8 +69,9 @@ def kind_problems(name: str, step: Mapping[str, Any], engine: EngineInfo) -> Ite
 
 
 def step_problems(name: str, step: Mapping[str, Any], names: Names) -> Iterator[Problem]:
-    """Address, idle, cards, output folder, gates."""
+    """Address, idle, cards, output folder, gates, secrets in the wrong place."""
     path: Path = ("steps", name)
+    yield from step_secrets(path, step)
     if step.get("idle") is not None:
         yield Problem(
             (*path, "idle"),
@@ -111,6 +113,10 @@ def source_problems(kind: str, name: str, given: Any, schemes: tuple[str, ...]) 
             yield Problem((*path, "smoke"), f"unknown stand-in {quote(smoke)}{guess}", hint)
     for place, value in places:
         for below, text in texts(value):
+            secret = reference_secret((*place, *below), text)
+            if secret is not None:
+                yield secret
+                continue
             try:
                 parse_source(text, schemes)
             except ValueError as error:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from qwend.core.leasing import Want, decide
+from qwend.core.leasing import decide
 from qwend.core.room import Card
 from qwend.core.signals import Blocked, Granted, Refused, Signal
+from qwend.core.wants import Want
 from qwend.errors import QwendError
 from qwend.model.lease import Lease
 from qwend.model.plan import CompiledStep
@@ -43,18 +44,7 @@ class Needs(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(key: str, step: CompiledStep, avoid: tuple[int, ...] = ()) -> Needs:
-        resources, policy = step.resources, step.policy
-        want = Want(
-            key,
-            cpus=resources.cpus,
-            memory=policy.memory or resources.memory,
-            gpus=resources.gpus,
-            cards=policy.gpus,
-            share=policy.gpu_share,
-            gpu_memory=resources.gpu_memory,
-            heavy=resources.heavy,
-        )
-        return Needs(want, step.kind == "service", policy.port, avoid, step.secrets)
+        return Needs(Want.of(key, step), step.kind == "service", step.policy.port, avoid, step.secrets)
 
 
 class Desk:

@@ -7,7 +7,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwend.core.leasing import Decision, Want, decide
+from qwend.core.leasing import Decision, decide
+from qwend.core.wants import Want
 from qwend.model.host import Gpu, Host
 from qwend.model.lease import Lease
 

@@ -46,6 +46,12 @@ def test_cuda_without_a_card_is_an_error_and_never_the_cpu() -> None:
     assert line.startswith("this machine is no Mac with Apple silicon")
 
 
+def test_a_card_that_is_named_twice_is_refused_at_its_place() -> None:
+    machine = host("cuda", gpus=(Gpu(0, "GPU-a", "NVIDIA H100", 80 * GIB, None, (9, 0)),))
+    (line,) = complaints(SERVE.replace("from: m}", 'from: m, gpus: [0, "GPU-a"]}'), host=machine)
+    assert line.startswith("recipe.yaml:4:43: steps.s.gpus.1: gpu GPU-a is named twice")
+
+
 @pytest.mark.parametrize(
     ("text", "machine", "terms"),
     [

@@ -126,3 +126,50 @@ def test_an_engine_that_cannot_make_our_images_is_said_in_the_plan() -> None:
     made = planned(CHAIN, machine, runtime="docker", runtimes=("native", "docker"))
     assert any("its base image is not here" in blocker for blocker in made.blockers)
     assert planned(CHAIN, machine, runtimes=("native", "docker")).blockers == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("memory: 900G", "chat: needs 900.0 GiB of memory; this machine has "),
+        ("cpus: 100", "chat: needs 100 cpus; this machine has "),
+    ],
+)
+def test_a_need_that_this_machine_can_never_meet_is_said_by_the_plan(asked: str, said: str) -> None:
+    (blocker,) = planned(CHAIN.replace("from: q4}", f"from: q4, {asked}}}"), host(cpus=8)).blockers
+    assert blocker.startswith(said)
+
+
+def test_a_job_that_can_never_run_is_said_before_its_inputs_are_made() -> None:
+    (blocker,) = planned(CHAIN.replace("type: Q4_K_M}", "type: Q4_K_M}, cpus: 9"), host(cpus=8)).blockers
+    assert blocker == "q4: needs 9 cpus; this machine has 8"
+
+
+def test_services_that_can_never_be_up_side_by_side_are_a_blocker() -> None:
+    def both(cpus: int) -> tuple[str, ...]:
+        text = CHAIN.replace("from: q4}", f"from: q4, cpus: {cpus}}}")
+        return planned(text + f"  more: {{uses: toy/serve, from: q4, cpus: {cpus}}}\n", host(cpus=8)).blockers
+
+    assert both(4) == ()
+    assert both(5) == ("more: 5 cpus: 3 free, held by chat (5), for as long as that is up",)
+
+
+def test_services_that_want_one_card_each_are_a_blocker_and_shares_of_it_are_none() -> None:
+    card = Gpu(0, "GPU-a", "NVIDIA H100", 80 * GIB, None, (9, 0))
+
+    def both(share: float) -> tuple[str, ...]:
+        text = CHAIN.replace("from: q4}", f"from: q4, gpu_share: {share}}}")
+        more = f"  more: {{uses: toy/serve, from: q4, gpu_share: {share}}}\n"
+        return planned(text + more, host("cuda", gpus=(card,))).blockers
+
+    assert both(0.5) == ()
+    (blocker,) = both(1.0)
+    assert blocker.startswith("more: 1 gpu: 0 free, gpu 0: held by chat")
+
+
+def test_limits_of_services_count_together_as_they_are_leased() -> None:
+    text = CHAIN.replace("from: q4}", "from: q4, memory: 5G}")
+    machine = host(memory=8 * GIB)
+    assert planned(text, machine).blockers == ()
+    (blocker,) = planned(text + "  more: {uses: toy/serve, from: q4, memory: 5G}\n", machine).blockers
+    assert blocker.startswith("chat, more together need about 10.0 GiB of memory")
