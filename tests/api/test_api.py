@@ -120,6 +120,43 @@ def test_a_malformed_request_is_refused_politely(home: Path, body: bytes) -> Non
     assert b"Traceback" not in answer
 
 
+@pytest.mark.parametrize(
+    ("target", "body", "field"),
+    [
+        ("/v1/images/prune", {"names": ["smoke"]}, "names"),
+        ("/v1/images/prune", {"dryrun": True}, "dryrun"),
+        ("/v1/images/verify", {"flavour": "cpu"}, "flavour"),
+        ("/v1/images/build", {"names": ["smoke"], "dry_run": True}, "dry_run"),
+        ("/v1/store/prune", {"dry-run": True}, "dry-run"),
+        ("/v1/store/verify", {"name": "x"}, "name"),
+        ("/v1/store/export", {"digest": "x", "out": "/x", "force": True}, "force"),
+        ("/v1/plan", request(dry_run=True), "dry_run"),
+        ("/v1/plan", {"files": [{"path": "-", "text": "", "mode": 1}], "directory": "/"}, "mode"),
+        ("/v1/plan", request(host={"system": "linux", "machine": "x86_64", "cpus": 8, "gpu": []}), "gpu"),
+        ("/v1/down", {"kill": True}, "kill"),
+        ("/v1/recipes/demo/down", {"kill": True}, "kill"),
+        ("/v1/steps/demo/chat/restart", {"force": True}, "force"),
+        ("/v1/daemon/stop", {"service": True}, "service"),
+        ("/v1/runs/none/release", {"killed": True}, "killed"),
+        ("/v1/fit", {"reference": "smoke:qwen2", "contxt": 5}, "contxt"),
+    ],
+)
+def test_a_field_that_would_be_ignored_is_refused_by_its_name(
+    client: Client, target: str, body: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        list(client.stream("POST", target, body))
+    assert caught.value.code == "bad-request"
+    assert f"`{field}`" in caught.value.message
+
+
+def test_a_query_parameter_that_would_be_ignored_is_refused_by_its_name(client: Client) -> None:
+    with pytest.raises(UsageError, match="tial is no parameter of this route"):
+        list(client.text("/v1/logs/demo/chat", tial=5))
+    with pytest.raises(UsageError, match="follow is no parameter of this route"):
+        client.get("/v1/steps", follow=True)
+
+
 @pytest.mark.parametrize("header", ["Origin: http://evil.example", "Host: evil.example"])
 def test_a_web_page_is_not_answered(home: Path, header: str) -> None:
     host = "" if header.startswith("Host") else "Host: qwend\r\n"
@@ -161,5 +198,8 @@ def test_another_machine_can_be_planned_for_and_not_run_on(client: Client) -> No
     text = "name: far\nmodels: {base: smoke:qwen2}\nsteps:\n  chat: {uses: vllm/serve, from: base}\n"
     with pytest.raises(OutOfResource, match=r"needs driver \d+ or newer, and this is 470.82"):
         list(client.stream("POST", "/v1/plan", request(text, host=there)))
+    here = client.get("/v1/doctor")["host"]
+    *_, last = client.stream("POST", "/v1/plan", request(host=here))
+    assert last["plan"]["recipe"] == "demo"
     with pytest.raises(UsageError, match="can only be planned"):
         list(client.stream("POST", "/v1/runs", request(host=there)))

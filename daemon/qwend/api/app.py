@@ -12,8 +12,20 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from qwend.api.control import AttachRequest, Control, RecipeRequest
-from qwend.api.openapi import document
-from qwend.api.speech import answer, body_of, bug, encode, flag, lines, number, primed, step_key
+from qwend.api.openapi import QUERIES, document
+from qwend.api.speech import (
+    Nothing,
+    answer,
+    body_of,
+    bug,
+    encode,
+    flag,
+    known_query,
+    lines,
+    number,
+    primed,
+    step_key,
+)  # fmt: skip
 from qwend.errors import OutOfResource, QwendError, Unreachable, UsageError
 from qwend.model.host import Host
 
@@ -40,10 +52,17 @@ class ExportBody(msgspec.Struct, forbid_unknown_fields=True):
     out: str
 
 
-class ImagesBody(msgspec.Struct, forbid_unknown_fields=True):
+class BuildBody(msgspec.Struct, forbid_unknown_fields=True):
     names: tuple[str, ...] = ()
     flavour: str | None = None
     runtime: str | None = None
+
+
+class VerifyImagesBody(msgspec.Struct, forbid_unknown_fields=True):
+    names: tuple[str, ...] = ()
+
+
+class PruneImagesBody(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
@@ -75,7 +94,10 @@ def application(control: Control) -> Starlette:
     async def describe(_: Request) -> Response:
         return Response(openapi, media_type="application/json")
 
-    table = [Route(path, _guarded(handler), methods=[method]) for path, method, _, _, handler in routes]
+    table = [
+        Route(path, _guarded(handler, path, bodiless=body is None), methods=[method])
+        for path, method, _, body, handler in routes
+    ]
     return Starlette(
         routes=[*table, Route("/v1/openapi.json", describe)],
         exception_handlers={404: _missing, 405: _missing},
@@ -161,14 +183,14 @@ def _routes(c: Control) -> list[RouteRow]:
         return answer({"images": await c.images()})
 
     async def build(request: Request) -> Response:
-        body = await body_of(request, ImagesBody)
+        body = await body_of(request, BuildBody)
         return lines(c.build_images(body.names, body.flavour, body.runtime))
 
     async def verify_images(request: Request) -> Response:
-        return lines(c.verify_images((await body_of(request, ImagesBody)).names))
+        return lines(c.verify_images((await body_of(request, VerifyImagesBody)).names))
 
     async def prune_images(request: Request) -> Response:
-        return answer(await c.prune_images((await body_of(request, ImagesBody)).dry_run))
+        return answer(await c.prune_images((await body_of(request, PruneImagesBody)).dry_run))
 
     async def ports(_: Request) -> Response:
         return answer(c.ports())
@@ -213,9 +235,9 @@ def _routes(c: Control) -> list[RouteRow]:
         ("/v1/store/prune", "POST", "Removes what nothing refers to.", PruneBody, prune),
         ("/v1/store/export", "POST", "Puts an artifact into a folder of the user's.", ExportBody, export),
         ("/v1/images", "GET", "Every realised image.", None, images),
-        ("/v1/images/build", "POST", "Realises images.", ImagesBody, build),
-        ("/v1/images/verify", "POST", "Compares realised images with their locks.", ImagesBody, verify_images),
-        ("/v1/images/prune", "POST", "Removes images that nothing uses.", ImagesBody, prune_images),
+        ("/v1/images/build", "POST", "Realises images.", BuildBody, build),
+        ("/v1/images/verify", "POST", "Compares realised images with their locks.", VerifyImagesBody, verify_images),
+        ("/v1/images/prune", "POST", "Removes images that nothing uses.", PruneImagesBody, prune_images),
         ("/v1/ports", "GET", "Leased ports.", None, ports),
         ("/v1/plugins", "GET", "Plugins, their engines and their problems.", None, plugins),
         ("/v1/schema", "GET", "The JSON Schema of a recipe.", None, schema),
@@ -225,12 +247,15 @@ def _routes(c: Control) -> list[RouteRow]:
     ]  # fmt: skip
 
 
-def _guarded(handler: Handler) -> Handler:
+def _guarded(handler: Handler, path: str, *, bodiless: bool) -> Handler:
     async def guarded(request: Request) -> Response:
         """A browser never speaks to this socket by itself; what looks like one is a page that was led to it."""
         try:
             if "origin" in request.headers or request.headers.get("host", "") not in _HOSTS:
                 raise UsageError("this API answers no web pages", code="foreign-origin")
+            known_query(request, QUERIES.get(path, ()))
+            if bodiless:
+                await body_of(request, Nothing)
             return await handler(request)
         except QwendError as error:
             return answer({"error": error.to_dict()}, _status(error))

@@ -12,7 +12,7 @@ from qwend.model.host import Host
 Json = dict[str, Any]
 
 
-class FileText(msgspec.Struct, frozen=True):
+class FileText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A recipe file as the client read it. `path` is absolute, or `-`."""
 
     path: str

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
-_QUERIES = {
+QUERIES: dict[str, dict[str, str]] = {
     "/v1/steps": {"recipe": "string"},
     "/v1/logs/{recipe}/{step}": {"follow": "boolean", "tail": "integer", "since": "number"},
     "/v1/events": {"follow": "boolean", "after": "integer", "recipe": "string"},
     "/v1/plugins": {"check": "string"},
 }
+"""Query parameters by path; the routes take no others."""
 _STREAMS = re.compile(r"/v1/(plan|runs|terminals|lock|events|down|.*/(follow|down|verify|build|\{verb\}))$")
 
 
@@ -75,7 +76,7 @@ def _parameters(path: str) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(path)
     ]
-    for name, kind in _QUERIES.get(path, {}).items():
+    for name, kind in QUERIES.get(path, {}).items():
         found.append({"name": name, "in": "query", "required": False, "schema": {"type": kind}})
     return found
 

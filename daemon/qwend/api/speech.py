@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +23,10 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 encode = msgspec.json.Encoder().encode
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request that has nothing to say."""
 
 
 def bug(error: Exception) -> QwendError:
@@ -78,6 +82,13 @@ async def body_of(request: Request, kind: type[T]) -> T:
         return msgspec.json.decode(bytes(data) or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"bad request: {error}", code="bad-request") from None
+
+
+def known_query(request: Request, names: Container[str]) -> None:
+    """Raises UsageError for a query parameter that the route would ignore."""
+    for name in request.query_params:
+        if name not in names:
+            raise UsageError(f"bad request: {show(name)} is no parameter of this route", code="bad-request")
 
 
 def step_key(request: Request) -> str:

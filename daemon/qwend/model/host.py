@@ -9,7 +9,7 @@ import msgspec
 Flavour = Literal["cpu", "cuda", "cuda12", "apple"]
 
 
-class Gpu(msgspec.Struct, frozen=True):
+class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One accelerator. `index` is its place in PCI order; memory in bytes; `capability` as (major, minor)."""
 
     index: int
@@ -20,7 +20,7 @@ class Gpu(msgspec.Struct, frozen=True):
     capability: tuple[int, int] | None = None
 
 
-class Host(msgspec.Struct, frozen=True):
+class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A machine. Bytes; None is unknown.
 
     `system` is linux, darwin or windows; `machine` x86_64 or arm64; `driver` and `cuda` are the versions
