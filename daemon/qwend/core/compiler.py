@@ -16,7 +16,7 @@ import msgspec
 
 from qwend.core import figures, fingerprint, placement, rows
 from qwend.core.binding import describe
-from qwend.core.launching import finished, policy, resources
+from qwend.core.launching import finished, policy, resources, unenforced
 from qwend.core.loader import Loaded, Variant
 from qwend.core.mending import NOTHING, edge_problem
 from qwend.core.placement import Refusal
@@ -216,7 +216,7 @@ class _Compiler:
             policy=policy(step, launch, weights, named, self._loaded.directory, self._terms.smoke),
             resources=resources(launch, step, count, product),
             secrets=launch.secrets,
-            notices=notices,
+            notices=(*notices, *unenforced(step, runtime)),
             select=bool(getattr(engine, "select", False)),
             command=describe(launch),
             plugin=getattr(engine, "distribution", ""),

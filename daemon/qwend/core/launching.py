@@ -80,6 +80,18 @@ def policy(
     )
 
 
+def unenforced(step: Step, runtime: str) -> tuple[str, ...]:
+    """What the plan says of a step that is to have no network and runs where nothing cuts it off."""
+    if runtime != "native":
+        return ()
+    reasons = ("trust_remote_code", step.trust_remote_code), ("allow_pickle", step.allow_pickle)
+    why = [name for name, given in reasons if given] or (["network: none"] if step.network == "none" else [])
+    if not why:
+        return ()
+    text = "a native process is only told to stay offline, nothing keeps it from the network"
+    return (f"{' and '.join(why)}: {text} (runtime: docker does)",)
+
+
 def _network(launch: Launch, step: Step) -> bool:
     """Code or pickles that came with a model run without network, whatever else was said."""
     if step.trust_remote_code or step.allow_pickle:

@@ -158,6 +158,16 @@ def test_inspect_takes_the_beginning_of_a_digest(qwend: Qwend, daemon: FakeDaemo
     assert "artifact 3fa9c1d2  (model/gguf)" in qwend("inspect", "3fa9c1d2").out
 
 
+def test_inspect_takes_as_few_digits_as_export_and_verify_do(qwend: Qwend, daemon: FakeDaemon) -> None:
+    daemon.answers("GET", "/v1/steps", {"steps": [Q4]})
+    found = {"digest": "3fa9c1d2", "type": "model/gguf", "size": 1, "files": []}
+    for name in ("3fa9", "sha256:3fa9"):
+        daemon.answers("GET", f"/v1/artifacts/{name}", found)
+    assert "artifact 3fa9c1d2" in qwend("inspect", "3fa9").out
+    assert "artifact 3fa9c1d2" in qwend("inspect", "sha256:3fa9").out
+    assert 'no step "3fa"' in qwend("inspect", "3fa").err
+
+
 @pytest.mark.parametrize("given", ["q5", "huanhuan/q5"])
 def test_a_mistyped_step_is_answered_with_what_was_meant(
     qwend: Qwend, daemon: FakeDaemon, given: str

@@ -192,6 +192,27 @@ def test_code_that_came_with_a_model_runs_without_network(key: str) -> None:
     assert declared["f16"].launch.network
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("network: none", "network: none"),
+        ("trust_remote_code: true", "trust_remote_code"),
+        ("trust_remote_code: true, allow_pickle: true", "trust_remote_code and allow_pickle"),
+    ],
+)
+def test_a_native_step_that_counts_on_having_no_network_is_told_that_nothing_enforces_it(
+    key: str, said: str
+) -> None:
+    text = CHAIN.replace("uses: toy/convert,", f"uses: toy/convert, {key},")
+    assert steps(compiled(text))["f16"].notices == (
+        f"{said}: a native process is only told to stay offline, nothing keeps it from the network "
+        "(runtime: docker does)",
+    )
+    contained = compiled(text, runtime="docker", runtimes=("native", "docker"), host=host(docker="27.1"))
+    assert steps(contained)["f16"].notices == ()
+    assert steps(compiled(CHAIN))["f16"].notices == ()
+
+
 def test_pickled_weights_are_refused_unless_the_source_allows_them() -> None:
     pin = Pin(
         ref="shop:tiny/model/safetensors", identity="shop:tiny@1", type="model/safetensors",

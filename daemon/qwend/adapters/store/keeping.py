@@ -18,6 +18,7 @@ from qwend.errors import UsageError
 from qwend.model.artifact import Artifact
 
 _SHORTEST = 4
+_NAMED = 8
 _TELL_EVERY = 32 << 20
 
 
@@ -37,7 +38,9 @@ class Keeping(Shelf):
         return [manifest.artifact for manifest in self._catalogue.all()]
 
     async def lookup(self, name: str) -> Artifact:
-        """By digest or fingerprint, or the beginning of one. Raises UsageError for none or several."""
+        """By digest or fingerprint, or the beginning of one (`sha256:` before it says nothing). Raises UsageError for
+        none or several."""
+        name = name.removeprefix("sha256:").lower()
         found = {
             manifest.artifact.digest: manifest.artifact
             for manifest in reversed(self._catalogue.all())
@@ -50,8 +53,10 @@ class Keeping(Shelf):
                 hint=f"give at least {_SHORTEST} digits of a digest: qwend store ls",
             )
         if len(found) > 1:
-            several = ", ".join(sorted(digest[: len(name) + 8] for digest in found)[:4])
-            raise UsageError(f"{name} could be {several}", code="ambiguous-artifact", hint="give more digits")
+            several = sorted(digest[: max(12, len(name) + 8)] for digest in found)
+            more = f" and {len(several) - _NAMED} more" if len(several) > _NAMED else ""
+            text = f"{escape(name)} could be {', '.join(several[:_NAMED])}{more}"
+            raise UsageError(text, code="ambiguous-artifact", hint="give more digits")
         return next(iter(found.values()))
 
     async def verify(self, digest: str | None = None) -> AsyncIterator[dict[str, Any]]:

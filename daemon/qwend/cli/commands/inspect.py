@@ -14,7 +14,7 @@ from qwend.cli.terminal import clean, duration, size
 from qwend.client import Client, Json, quote
 from qwend.errors import UsageError
 
-_DIGEST = re.compile(r"(?:sha256:)?[0-9a-f]{6,64}")
+_DIGEST = re.compile(r"(?:sha256:)?[0-9A-Fa-f]{4,64}")
 
 
 @click.command(
@@ -38,10 +38,15 @@ def command(step: str, name: str | None, as_json: bool) -> None:
 def _look_up(client: Client, text: str, name: str | None) -> Json:
     try:
         row = find_step(client, text, name)
-    except UsageError:
+    except UsageError as unknown:
         if not _DIGEST.fullmatch(text):
             raise
-        return client.get(f"/v1/artifacts/{quote(text.removeprefix('sha256:'))}")
+        try:
+            return client.get(f"/v1/artifacts/{quote(text)}")
+        except UsageError as error:
+            if error.code == "no-such-artifact" and text.isalpha():
+                raise unknown from None  # more likely a word than a digest
+            raise
     return client.get(f"/v1/steps/{quote(row['recipe'])}/{quote(row['step'])}")
 
 

@@ -391,11 +391,14 @@ async def test_a_manifest_of_another_fingerprint_or_a_newer_format_is_not_believ
 async def test_an_artifact_is_looked_up_by_the_beginning_of_its_digest_or_fingerprint(tmp_path: Path) -> None:
     store = await opened(tmp_path)
     artifact = await made(store, "abcdef01", {"a": b"x"})
-    await made(store, "abcdff02", {"a": b"y"})
-    assert await store.lookup(artifact.digest[:12]) == artifact
-    assert await store.lookup("abcdef") == artifact
-    with pytest.raises(UsageError, match="could be"):
+    other = await made(store, "abcdff02", {"a": b"y"})
+    for name in (artifact.digest[:12], artifact.digest[:4], artifact.digest[:8].upper(), "abcdef"):
+        assert await store.lookup(name) == artifact
+        assert await store.lookup(f"sha256:{name}") == artifact
+    with pytest.raises(UsageError) as caught:
         await store.lookup("abcd")
+    both = ", ".join(sorted(one.digest[:12] for one in (artifact, other)))
+    assert caught.value.lines() == [f"abcd could be {both} (give more digits)"]
     with pytest.raises(UsageError, match="there is no artifact zzzz"):
         await store.lookup("zzzz")
     with pytest.raises(UsageError, match="there is no artifact a"):
