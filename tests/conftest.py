@@ -56,6 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _no_home_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test meets the daemon or the settings of whoever runs it."""
-    nowhere = tmp_path_factory.getbasetemp() / "nobody"
-    monkeypatch.setenv("QWEND_HOME", str(nowhere))
-    monkeypatch.setenv("QWEND_CONFIG", str(nowhere / "qwend.toml"))
+    base = tmp_path_factory.getbasetemp()
+    (base / "nobody.toml").touch()
+    monkeypatch.setenv("QWEND_HOME", str(base / "nobody"))
+    monkeypatch.setenv("QWEND_CONFIG", str(base / "nobody.toml"))

@@ -21,12 +21,14 @@ def connect(
     home: str | None = None,
     outdated: Callable[[Json], bool] | None = None,
     starting: Callable[[str], None] | None = None,
+    unheeded: Callable[[str], None] | None = None,
 ) -> Client:
     """A Client of the daemon of `home`, which is started if none runs and `start` is true.
 
     `outdated` is asked, with the daemon's `/v1/version`, when the daemon is of another version; where it says
     True the daemon is restarted (services live on), else it is used as long as it speaks this API.
-    `starting` is told the path of the log of a daemon that is being started.
+    `starting` is told the path of the log of a daemon that is being started, `unheeded` that one runs which began
+    with another qwend.toml than QWEND_CONFIG names.
     """
     home = home or paths.home()
     client = Client(paths.socket(home))
@@ -37,6 +39,8 @@ def connect(
             raise
         start_daemon(home, starting)
         hello = client.get("/v1/version")
+    else:
+        _check_config(hello, unheeded)
     if hello.get("version") != __version__ and outdated is not None and outdated(hello):
         restart_daemon(client, home)
         hello = client.get("/v1/version")
@@ -50,14 +54,34 @@ def connect(
     return client
 
 
+def _check_config(hello: Json, unheeded: Callable[[str], None] | None) -> None:
+    """A QWEND_CONFIG that does nothing is not passed over in silence. Raises UsageError for one that is not there."""
+    if not os.environ.get("QWEND_CONFIG"):
+        return
+    asked, read = paths.config(), hello.get("config")
+    if not os.path.exists(asked):
+        from qwend import settings
+
+        settings.load()  # which says so
+    if unheeded is not None and "config" in hello and asked != read:
+        unheeded(
+            f"the daemon that runs began with {read or 'no qwend.toml'}, and QWEND_CONFIG names {asked}: "
+            "`qwend daemon stop`, and the next command starts it with that (services live on)"
+        )
+
+
 def start_daemon(home: str, starting: Callable[[str], None] | None = None) -> None:
     """Starts a daemon that outlives this process; returns when it answers.
 
     Two who start at once end with one daemon: the second finds the lock taken and leaves. One that is just
-    ending is waited for. Raises Unreachable with the log's last lines if none comes up.
+    ending is waited for. Raises UsageError for a qwend.toml that is wrong, Unreachable with the log's last lines if
+    none comes up.
     """
     import subprocess
 
+    from qwend import settings
+
+    settings.load()  # what is wrong with it is told here, with its place, and not in the log of a daemon that ends
     log = paths.daemon_log(home)
     _make_home(home, log)
     client = Client(paths.socket(home))

@@ -135,6 +135,8 @@ async def _daemon(home: str) -> None:
 
     def ready_runtimes(seen: Host) -> tuple[Host, tuple[str, ...]]:
         answering = tuple(name for name in runtimes if name != "docker" or seen.docker is not None)
+        if seen.docker is None:
+            return seen, answering
         return msgspec.structs.replace(seen, docker_lacks=docker.lacks), answering
 
     planning = Planning(
@@ -155,6 +157,7 @@ async def _daemon(home: str) -> None:
         worker,
         Diagnosis(world, lambda: docker.lacks),
         stopping,
+        chosen.source,
     )
     control = DaemonControl(rooms)
     counts = await reconciler.recover()

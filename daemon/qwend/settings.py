@@ -23,7 +23,8 @@
     [store]
     quota = "200 GiB"                   # no new artifact is begun while the store takes more
 
-A file that is not there is an empty one. All mistakes are told at once, each with its line.
+A file that is not there is an empty one (but not one that QWEND_CONFIG names). All mistakes are told at once, with
+their lines.
 """
 
 from __future__ import annotations
@@ -87,14 +88,19 @@ class Settings(msgspec.Struct, frozen=True):
 
 def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of `path` (default: `paths.config`). UsageError lists everything that is wrong with it."""
+    named = path is None and (os.environ if environ is None else environ).get("QWEND_CONFIG")
     path = path or paths.config(environ)
     try:
         with open(path, "rb") as file:
             data = file.read(1 << 20)
     except FileNotFoundError:
+        if named:
+            hint = "write it, or unset QWEND_CONFIG"
+            message = "QWEND_CONFIG names this file, and it is not there"
+            raise UsageError(message, where=path, code="settings", hint=hint) from None
         return Settings()
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", code="settings") from None
+        raise UsageError(f"cannot read it: {error.strerror}", where=path, code="settings") from None
     return parse(data, path)
 
 
@@ -111,7 +117,10 @@ def parse(data: bytes, path: str) -> Settings:
         at = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         message = str(error).partition(" (at ")[0]
         where = f"{path}:{at[1]}:{at[2]}" if at else path
-        raise UsageError(message, where=where, code="settings") from None
+        hint = 'it is TOML: a text stands in quotes (runtime = "native"), a table begins with its [name]'
+        raise UsageError(
+            f"{message[:1].lower()}{message[1:]}", where=where, code="settings", hint=hint
+        ) from None
     reader = _Reader(text, path)
     settings = reader.settings(tree)
     if reader.problems:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qwend.cli.program import COMMANDS
+from qwend.cli.verbs import COMMANDS
 from qwend.model.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]

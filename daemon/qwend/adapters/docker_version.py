@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import hashlib
 import os
+import pwd
+import socket
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,6 +73,36 @@ async def engine_version(environ: Mapping[str, str]) -> str | None:
     answer = await _ask(environ, "/version")
     version = answer.get("Version")
     return version if isinstance(version, str) and version else None
+
+
+async def engine_refuses(environ: Mapping[str, str]) -> str | None:
+    """Why this user may not ask an engine whose socket is there; None if that is not what is the matter."""
+    where = address(environ)
+    if not isinstance(where, str):
+        return None
+    return await asyncio.to_thread(refusal, where)
+
+
+def refusal(path: str) -> str | None:
+    """Whom a unix socket is for, if this process may not open it: `its socket … is for root and the group docker`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(TIMEOUT_S)
+        try:
+            probe.connect(path)
+        except PermissionError:
+            return f"its socket {path} is for {_whom(path)}, and this daemon runs without that"
+        except OSError:
+            return None
+    return None
+
+
+def _whom(path: str) -> str:
+    try:
+        found = os.stat(path)
+        owner, group = pwd.getpwuid(found.st_uid).pw_name, grp.getgrgid(found.st_gid).gr_name
+    except (OSError, KeyError):
+        return "others"
+    return f"{owner} and the group {group}" if found.st_mode & 0o060 == 0o060 else f"{owner} alone"
 
 
 async def engine_gives_gpus(environ: Mapping[str, str]) -> bool | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from qwend.adapters import hardware_darwin, hardware_linux
-from qwend.adapters.docker_version import engine_gives_gpus, engine_version
+from qwend.adapters.docker_version import engine_gives_gpus, engine_refuses, engine_version
 from qwend.adapters.nvml import Nvml, NvmlError
 from qwend.model.host import Gpu, Host
 
@@ -60,7 +60,7 @@ class HostMachine:
 
     async def _with_docker(self, host: Host, version: str | None) -> Host:
         if version is None:
-            return host
+            return replace(host, docker_lacks=await engine_refuses(self._environ))
         if self._gpus_in_docker is None or self._gpus_in_docker[0] != version:
             # Asking for everything takes Docker ten times as long as its version, and is only wanted with cards.
             gives = await engine_gives_gpus(self._environ) if host.gpus else None

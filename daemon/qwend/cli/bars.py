@@ -8,6 +8,7 @@ from rich.text import Text
 
 from qwend.cli.progress import amounts, describe, state_colour, subject
 from qwend.cli.terminal import clean
+from qwend.cli.verbs import spelled
 from qwend.client import Json
 
 _OVER = {"ready", "succeeded", "cached", "failed", "cancelled", "stopped", "built"}
@@ -65,7 +66,7 @@ class Bars:
 
     def say(self, text: str, *, colour: str | None = None) -> None:
         if text != self._said:
-            self._console.print(Text(clean(text), style=colour or ""))
+            self._console.print(Text(spelled(clean(text, lines=False)), style=colour or ""))
         self._said = text
 
     def _task(self, name: str, label: str) -> TaskID:

@@ -49,6 +49,9 @@ def _items(names: set[str], incomplete: str) -> list[CompletionItem]:
 
 
 step_argument: Callable[[F], F] = click.argument("step", metavar="STEP", shell_complete=_steps)
+optional_step: Callable[[F], F] = click.argument(
+    "words", metavar="[FILE] [STEP]", nargs=-1, shell_complete=_steps
+)
 name_option: Callable[[F], F] = click.option(
     "-p", "--name", metavar="NAME", shell_complete=_recipes, help="The recipe, if not the only one."
 )

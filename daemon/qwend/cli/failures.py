@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 import click
 
 from qwend.cli.terminal import clean
+from qwend.cli.verbs import program, spelled
 from qwend.errors import QwendError, UsageError
 
 _LOG_LIMIT = 1 << 20
@@ -72,7 +74,7 @@ def nearest(given: str, known: Iterable[str]) -> str | None:
 
 def _usage(error: click.UsageError) -> str:
     """click's message in the form of the house."""
-    command = error.ctx.command_path if error.ctx else "qwend"
+    command = error.ctx.command_path if error.ctx else program()
     message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
     return f"{command}: {message} (see `{command} --help`)"
@@ -104,5 +106,12 @@ def _write(text: str) -> str | None:
     return log
 
 
+def unwritable(error: OSError) -> int:
+    """Tells that stdout takes no more, as other programs do; the exit code."""
+    _say(f"qwend: cannot write to standard output: {error.strerror}")
+    return 1
+
+
 def _say(line: str) -> None:
-    click.echo(clean(line), err=True)
+    with suppress(OSError):  # a full or closed stderr: the exit code is left to tell it
+        click.echo(spelled(clean(line, lines=False)), err=True)

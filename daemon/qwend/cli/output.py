@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from qwend.cli.terminal import table
+from qwend.cli.verbs import spelled
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,4 +32,4 @@ def print_table(
 ) -> None:
     """A table, or a sentence that says why there is none."""
     rows = list(rows)
-    click.echo(table(rows, headers, right=right) if rows else empty)
+    click.echo(table(rows, headers, right=right) if rows else spelled(empty))

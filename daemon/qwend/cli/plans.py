@@ -25,7 +25,7 @@ def summary(answer: Json) -> list[str]:
         lines.append(
             f"  {action['verb']:<{wide}}  {action['step']}{engine}" + (f": {reason}" if reason else "")
         )
-    return [clean(line) for line in lines + needs(answer) + remarks(answer)]
+    return [clean(line, lines=False) for line in lines + needs(answer) + remarks(answer)]
 
 
 def full(answer: Json) -> list[str]:
@@ -41,11 +41,12 @@ def full(answer: Json) -> list[str]:
             chosen.setdefault(step["chosen"], []).append(step["name"])
     lines += [""] if chosen else []
     lines += [
-        clean(f"{text} ({', '.join(names)})" if len(chosen) > 1 else text) for text, names in chosen.items()
+        clean(f"{text} ({', '.join(names)})" if len(chosen) > 1 else text, lines=False)
+        for text, names in chosen.items()
     ]
     notices = (f"{step['name']}: {notice}" for step in compiled["steps"] for notice in step["notices"])
-    lines += [clean(notice) for notice in notices if notice not in plan["warnings"]]
-    return lines + [clean(line) for line in needs(answer) + remarks(answer)]
+    lines += [clean(notice, lines=False) for notice in notices if notice not in plan["warnings"]]
+    return lines + [clean(line, lines=False) for line in needs(answer) + remarks(answer)]
 
 
 def _row(action: Json, step: Json) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -9,48 +10,10 @@ from importlib import import_module
 import click
 
 from qwend.cli import failures
+from qwend.cli.verbs import COMMANDS, SECTIONS, program, spelled
 
-SECTIONS = {
-    "Bring a recipe up": {
-        "up": "Bring a recipe up: fetch, build, run, serve",
-        "down": "Stop what a recipe runs",
-        "run": "Run one engine without a recipe",
-        "chat": "Talk to a service, or to a model without a recipe",
-        "plan": "Show what `up` would do, and why",
-        "fit": "Say which forms of a model fit this machine",
-        "lock": "Pin what a recipe refers to",
-    },
-    "See what there is": {
-        "ps": "List steps: what runs, what is done",
-        "ls": "List recipes",
-        "logs": "Show a step's log",
-        "events": "Show what happened",
-        "inspect": "Show a step or an artifact, with its provenance",
-        "report": "Write a report: figures, plots, gates, lineage",
-        "ports": "List leased ports",
-        "doctor": "Say what this machine can do, and what is missing",
-    },
-    "Handle a step": {
-        "start": "Start a service again",
-        "stop": "Stop a service",
-        "restart": "Restart a service",
-    },
-    "Handle what is kept": {
-        "store": "Artifacts: list, verify, export, prune",
-        "images": "Images: list, build, lock, verify, prune",
-        "plugins": "Plugins: list, write, check",
-    },
-    "Write and set up": {
-        "init": "Write a first recipe",
-        "schema": "Print the JSON Schema of recipes, for editors",
-        "daemon": "The daemon: start, stop, status, install",
-        "completion": "Print the completion script of a shell",
-    },
-}
-"""Every command with its sentence, so that `qwend --help` imports none of them (a test compares the two)."""
-
-COMMANDS = {name: sentence for section in SECTIONS.values() for name, sentence in section.items()}
 _WIDEST = 100
+_UNWRITABLE = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG}
 
 
 class Root(click.Group):
@@ -110,24 +73,68 @@ root = Root(
 )
 
 
+class _Page(click.HelpFormatter):
+    """A help page whose examples are spelled as the program was called."""
+
+    def getvalue(self) -> str:
+        return spelled(super().getvalue())
+
+
+click.Context.formatter_class = _Page
+
+
 def run(arguments: list[str]) -> int:
     """Runs the command line and gives the exit code. Nothing but an exit code leaves it, in no case a traceback."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    return _flushed(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     try:
         if "_QWEND_COMPLETE" in os.environ:
             return _complete()
-        code = root.main(arguments, prog_name="qwend", standalone_mode=False, terminal_width=_width())
-        sys.stdout.flush()
+        code = root.main(arguments, prog_name=program(), standalone_mode=False, terminal_width=_width())
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nobody to tell
-        return 1
+        return 1  # the reader left: nobody to tell
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            return failures.report(error)
+        return failures.unwritable(error)
     except BaseException as error:
         return failures.report(error)
+
+
+def _open_streams() -> None:
+    """Opens the standard streams that the caller closed: else the next file or socket would take their numbers, and
+    what is printed would go there. What is written to a closed stdout is missed as it is by other programs."""
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # takes the lowest number that is free
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, 1 if what was printed did not arrive: the interpreter would tell that in its own words."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or (1 if isinstance(error, BrokenPipeError) else failures.unwritable(error))
+    except ValueError:
+        return code  # closed by whoever called this function
+    else:
+        return code
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
 
 
 def _width() -> int:

@@ -13,6 +13,7 @@ from typing import Protocol
 import click
 
 from qwend.cli.terminal import STATES, clean, duration, is_terminal, size
+from qwend.cli.verbs import spelled
 from qwend.client import Json
 
 _EVERY = 10.0
@@ -132,7 +133,7 @@ class Plain:
 
     def say(self, text: str, *, colour: str | None = None) -> None:
         if text != self._said:  # a crash loop says the same thing again and again
-            click.echo(clean(text), err=True)
+            click.echo(spelled(clean(text, lines=False)), err=True)
         self._said = text
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qwend.cli.failures import nearest
 from qwend.cli.results import API_KEY
 from qwend.cli.session import read_text, recipe_files
 from qwend.client import Json
@@ -20,6 +21,22 @@ _MENTION = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*))")
 _LIMIT = 8 << 20
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Word(click.Choice[str]):
+    """One of a few words; a wrong one is answered with the word that was meant."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            near = "cuda" if value in _CARDS and "cuda" in self.choices else nearest(value, self.choices)
+            guess = f"; did you mean {near}?" if near else ""
+            self.fail(f'"{value}" is not one of {", ".join(self.choices)}{guess}', param, ctx)
+        return value
+
+
+_CARDS = ("gpu", "nvidia")
+RUNTIME = _Word(["auto", "docker", "native"])
+DEVICE = _Word(["auto", "cpu", "cuda", "apple"])
 
 
 def recipe_options(function: F) -> F:
@@ -53,12 +70,10 @@ def recipe_options(function: F) -> F:
             ),
             click.option(
                 "--runtime",
-                type=click.Choice(["auto", "docker", "native", "kubernetes"]),
+                type=RUNTIME,
                 help="Where steps run.",
             ),
-            click.option(
-                "--device", type=click.Choice(["auto", "cpu", "cuda", "apple"]), help="What steps run on."
-            ),
+            click.option("--device", type=DEVICE, help="What steps run on."),
             click.option(
                 "--project-directory",
                 metavar="FOLDER",

@@ -39,13 +39,17 @@ def failures(steps: Sequence[Json]) -> list[str]:
     ]
 
 
+def notices(plan: Json) -> list[str]:
+    """What is said loudly of the steps of a plan: that a model is a made-up one, say."""
+    steps = plan.get("compiled", {}).get("steps", [])
+    return [paint(clean(text, lines=False), "yellow") for step in steps for text in step["notices"]]
+
+
 def closing(steps: Sequence[Json], plan: Json, key: str | None) -> list[str]:
     """Loud notices, then a `curl` line for every service that speaks the OpenAI API. `key` is what a shell makes
     the API key of."""
     compiled = {step["name"]: step for step in plan.get("compiled", {}).get("steps", [])}
-    lines = []
-    for step in compiled.values():
-        lines += [paint(clean(notice, lines=False), "yellow") for notice in step["notices"]]
+    lines = notices(plan)
     for row in steps:
         step = compiled.get(row["step"])
         if row.get("url") and step is not None and step["api"] == "openai":

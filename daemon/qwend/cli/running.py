@@ -17,6 +17,7 @@ import click
 from qwend.cli import plans, progress, results
 from qwend.cli.acting import settle
 from qwend.cli.terminal import is_terminal
+from qwend.cli.verbs import spelled
 from qwend.client import Client, Json, quote
 from qwend.errors import QwendError
 
@@ -52,7 +53,7 @@ class Foreground:
                 if end:  # --no-wait has none
                     code = self._report(end)
                     if code == 0 and not self._interrupts and self._stays(end):
-                        click.echo("Ctrl-C stops it; `qwend up -d` leaves it running", err=True)
+                        click.echo(spelled("Ctrl-C stops it; `qwend up -d` leaves it running"), err=True)
                         code = self._keep_company(end["steps"][0]["recipe"])
         except _LetGo:
             return 130
@@ -100,14 +101,20 @@ class Foreground:
         changed = self._plan.get("plan", {}).get("changes", True)
         if not changed and not error:
             click.echo(results.unchanged(self._plan["plan"]["recipe"], steps))
+            for line in results.notices(self._plan):
+                click.echo(line)
             return settle(end)
+        if self._interrupts and steps:  # its end was told before its services had stopped
+            with suppress(QwendError):
+                steps = self._client.get("/v1/steps", recipe=steps[0]["recipe"])["steps"]
         if steps:
             click.echo(results.steps_table(steps))
         if error and len(failed := results.failures(steps)) > 1:
             click.echo("\n".join(failed), err=True)
         code = settle(end)
-        for line in results.closing(steps, self._plan, self._key):
-            click.echo(line)
+        if not self._interrupts:
+            for line in results.closing(steps, self._plan, self._key):
+                click.echo(line)
         return code
 
     def _stays(self, end: Json) -> bool:
@@ -147,6 +154,7 @@ class Foreground:
             raise _LetGo
 
     def _say(self, text: str) -> None:
+        text = spelled(text)
         with suppress(OSError):  # the terminal may be what went away
             try:
                 self._shown.say(text, colour="yellow")

@@ -11,27 +11,33 @@ import click
 
 from qwend import __version__
 from qwend.cli.failures import unknown
+from qwend.cli.terminal import clean
+from qwend.cli.verbs import spelled
 from qwend.client import Client, Json
 from qwend.connecting import connect
 from qwend.errors import UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_STEP = re.compile(r"[a-z][a-z0-9_]*(\[[^]]*\])?(/[a-z][a-z0-9_]*(\[[^]]*\])?)?")
 _NAME_LINE = re.compile(r"^name\s*:\s*[\"']?([a-z][a-z0-9_]*)", re.MULTILINE)
 DEFAULT_RECIPE = "qwend.yaml"
 
 
 def open_daemon(*, start: bool = True) -> Client:
     """A Client; a daemon is started if none runs, and offered a restart if it is of another version."""
-    return connect(start=start, outdated=_outdated)
+    return connect(start=start, outdated=_outdated, unheeded=_note)
+
+
+def _note(text: str) -> None:
+    click.echo(f"qwend: {spelled(clean(text, lines=False))}", err=True)
 
 
 def _outdated(hello: Json) -> bool:
     says = f"the daemon is qwend {hello.get('version')}, this is {__version__}"
     if sys.stdin.isatty() and sys.stderr.isatty():
         return click.confirm(f"{says}. Restart it? Services live on", default=True, err=True)
-    click.echo(
-        f"qwend: {says}; `qwend daemon stop && qwend daemon start` renews it, services live on", err=True
-    )
+    mend = spelled("`qwend daemon stop && qwend daemon start` renews it, services live on")
+    click.echo(f"qwend: {says}; {mend}", err=True)
     return False
 
 
@@ -46,9 +52,28 @@ def recipe_files(files: Sequence[str], positionals: Sequence[str]) -> tuple[list
         return list(files), list(positionals)
     if positionals and is_recipe_file(positionals[0]):
         return [positionals[0]], list(positionals[1:])
+    if positionals:
+        _refuse_path(positionals[0])
     if os.path.exists(DEFAULT_RECIPE):
         return [DEFAULT_RECIPE], list(positionals)
     return [], list(positionals)
+
+
+def _refuse_path(text: str) -> None:
+    """Raises UsageError for what is meant as a recipe's path and does not look like one: else it would be sought
+    among the steps."""
+    for ending in (".yaml", ".yml", f"/{DEFAULT_RECIPE}"):
+        if os.path.isfile(text.rstrip("/") + ending):
+            meant = text.rstrip("/") + ending
+            raise UsageError(f"{text} is no recipe file", code="no-such-file", hint=f"did you mean {meant}?")
+    if os.path.isfile(text):
+        raise UsageError(
+            f"{text} does not end in .yaml, and is taken for a step", code="no-recipe", hint=f"-f {text}"
+        )
+    if not _STEP.fullmatch(text):
+        raise UsageError(
+            f"{text} is neither a recipe file (it ends in .yaml) nor the name of a step", code="no-recipe"
+        )
 
 
 def find_recipe(client: Client, name: str | None, files: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ import click
 
 from qwend.chat import Conversation
 from qwend.cli.terminal import clean, paint
+from qwend.cli.verbs import spelled
 from qwend.errors import QwendError, UsageError
 
 HELP = """\
@@ -59,7 +60,9 @@ class Talk:
                 if not line.startswith("/"):
                     self.ask(line)
             except QwendError as error:
-                click.echo(paint(clean("; ".join(error.lines())), "red", sys.stderr), err=True)
+                click.echo(
+                    paint(spelled(clean("; ".join(error.lines()), lines=False)), "red", sys.stderr), err=True
+                )
 
     def ask(self, question: str) -> None:
         """Asks and prints the answer as it comes; an interrupt ends the answer and nothing else."""
@@ -136,7 +139,7 @@ class Talk:
         if name and value.strip() in ("", "-"):
             self._talk.settings.pop(name, None)
         elif name:
-            self._talk.settings[name] = setting(value.strip())
+            self._talk.settings[name] = checked(name, value.strip())
         said = ", ".join(f"{key} {value}" for key, value in sorted(self._talk.settings.items()))
         click.echo(clean(said) or "as the model's own settings say", err=True)
 
@@ -161,6 +164,34 @@ class Talk:
         parts += ["cut off at max_tokens or the context"] if figures.finish == "length" else []
         if parts:
             click.echo(paint(", ".join(parts), "dim", sys.stderr), err=True)
+
+
+_NUMBERS = {
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "max_tokens", "max_completion_tokens", "min_tokens", "seed",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty", "top_logprobs",
+}  # fmt: skip
+_OTHERS = {
+    "stop", "logit_bias", "logprobs", "response_format", "chat_template_kwargs", "reasoning_effort", "ignore_eos",
+    "tools", "tool_choice", "stream_options", "user", "grammar", "json_schema",
+}  # fmt: skip
+_OURS = {"model", "messages", "stream", "n"}
+
+
+def checked(name: str, text: str) -> object:
+    """The value of a setting of the API. Raises UsageError for one that a service would pass over in silence: a
+    mistyped name, a word for a number, what a conversation settles itself. Names that nobody knows are an engine's own.
+    """
+    from qwend.cli.failures import nearest
+
+    if name in _OURS:
+        raise UsageError(f"{name} is settled by the conversation itself", code="bad-setting")
+    value = setting(text)
+    if name in _NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f'{name} is a number, and "{text}" is none', code="bad-setting")
+    elif name not in _OTHERS and (near := nearest(name, sorted(_NUMBERS | _OTHERS))):
+        raise UsageError(f"there is no setting {name}; did you mean {near}?", code="bad-setting")
+    return value
 
 
 def setting(text: str) -> object:

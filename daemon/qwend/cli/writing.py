@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from qwend.errors import UsageError
+from qwend.errors import QwendError, UsageError
 
 _PLAIN = re.compile(r"-?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*")
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_]+")
@@ -65,6 +66,32 @@ def single_step(
     if out is not None:
         lines.append(f"    out: {scalar_string(out)}")
     return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def blaming_options(step: str) -> Iterator[None]:
+    """Errors of a recipe that was composed from a command line speak of its options, not of lines that nobody wrote."""
+    try:
+        yield
+    except QwendError as error:
+        raise _of_options(error, step) from None
+
+
+def _of_options(error: QwendError, step: str) -> QwendError:
+    if error.details:
+        error.details = tuple(_of_options(one, step) for one in error.details)
+    if error.where is None or not error.where.startswith("-:"):
+        return error
+    key, colon, rest = error.message.partition(": ")
+    for path, option in ((f"steps.{step}.with", "--with"), (f"steps.{step}.from", "--from"),
+                         ("models", "--from"), ("datasets", "--from"), (f"steps.{step}.uses", "ENGINE"),
+                         (f"steps.{step}.runtime", "--runtime"), (f"steps.{step}.out", "--out")):  # fmt: skip
+        if colon and (key == path or key.startswith(f"{path}.")):
+            name = key.removeprefix(path)[1:] if option == "--with" else ""
+            error.message = f"{option} {name}: {rest}" if name else f"{option}: {rest}"
+            break
+    error.where = None
+    return error
 
 
 def scalar_string(text: str) -> str:

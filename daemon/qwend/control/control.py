@@ -44,6 +44,8 @@ class Rooms:
     plugins: PluginAdmin
     diagnosis: Diagnosis
     stopping: asyncio.Event
+    config: str | None = None
+    """The qwend.toml that was read at the start; None: there was none."""
 
 
 class DaemonControl:
@@ -64,6 +66,7 @@ class DaemonControl:
             "pid": os.getpid(),
             "instance": self._world.instance,
             "started": self._started,
+            "config": self._rooms.config,
         }
 
     def plan(self, request: RecipeRequest) -> AsyncIterator[Json]:

@@ -47,6 +47,12 @@ def _native() -> dict[str, Any]:
 
 
 def _docker(host: Host, wired: bool, lacks: str | None) -> dict[str, Any]:
+    if host.docker is None and host.docker_lacks is not None:
+        hint = (
+            "have an administrator add you to the group (sudo usermod -aG docker $USER), log in again and start the "
+            "daemon anew (qwend daemon stop); or use rootless Docker"
+        )
+        return {"name": "docker", "ready": False, "detail": host.docker_lacks, "hint": hint}
     if host.docker is None:
         hint = "install Docker Engine or start it; the native runtime does not need it"
         return {"name": "docker", "ready": False, "detail": "no engine answers", "hint": hint}

@@ -37,6 +37,7 @@ def ps_row(row: Step, artifact: Artifact | None, image: str, now: float) -> dict
         "pid": row.handle.pid if row.handle else None,
         "started": row.started,
         "health": _HEALTH.get(row.state),
+        "restarts": row.attempts,
         "fingerprint": row.fingerprint,
         "generation": row.generation,
         "artifact": row.artifact,

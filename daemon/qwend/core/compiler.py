@@ -44,7 +44,7 @@ def compile_recipe(
 ) -> Compiled:
     """The selected steps. Raises one QwendError whose `details` are all that is wrong."""
     if terms.runtime not in (None, "auto", *terms.runtimes):
-        raise placement.absent(str(terms.runtime), terms.runtimes).error()
+        raise placement.absent(str(terms.runtime), terms.runtimes, terms.host).error()
     if terms.device not in (None, "auto"):
         uses = {loaded.recipe.steps[variant.step].uses for variant in selection.variants}
         refused = placement.refuse_device(str(terms.device), terms.host, (engines[n].flavours for n in uses))

@@ -213,7 +213,7 @@ def runtime(
         if wanted is None or wanted == "auto":
             continue
         if wanted not in runtimes:
-            raise absent(wanted, runtimes)
+            raise absent(wanted, runtimes, host)
         if wanted != "native" and flavour == "apple":
             hint = "runtime: native, or device: cpu"
             raise Refusal("runtime", f"a Linux container has no Metal, so {wanted} cannot run this", hint)
@@ -221,7 +221,8 @@ def runtime(
     if flavour == "apple":
         return "native", "Metal is not to be had in a container"
     if "docker" not in runtimes or host.docker is None:
-        return "native", "no Docker engine answers"
+        lacks = host.docker_lacks if host.docker is None else None
+        return "native", f"Docker cannot be used: {lacks}" if lacks else "no Docker engine answers"
     if host.docker_lacks is not None:
         return "native", f"Docker {host.docker} answers, but {host.docker_lacks}"
     if family(flavour) == "cuda" and not host.docker_gpus:
@@ -229,10 +230,14 @@ def runtime(
     return "docker", f"Docker {host.docker} answers"
 
 
-def absent(runtime: str, runtimes: tuple[str, ...]) -> Away:
+def absent(runtime: str, runtimes: tuple[str, ...], host: Host) -> Away:
     """What to say of a runtime that does not answer."""
-    hint = f"there is {listing(sorted(runtimes), 'and')}; qwend doctor says what is missing"
-    return Away("runtime", f"the runtime {runtime} does not answer here", hint)
+    there = f"there is {listing(sorted(runtimes), 'and')}"
+    if runtime == "kubernetes":
+        return Away("runtime", "there is no kubernetes runtime in this version", there)
+    hint = f"{there}; qwend doctor says what is missing"
+    why = f": {host.docker_lacks}" if runtime == "docker" and host.docker_lacks else ""
+    return Away("runtime", f"the runtime {runtime} does not answer here{why}", hint)
 
 
 def _devices(flavours: tuple[str, ...]) -> list[str]:

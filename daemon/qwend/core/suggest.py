@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import islice
 
 from qwend.core.wording import show
 
 _LONGEST = 64
+_SAME = {"gpu": "cuda", "nvidia": "cuda", "metal": "apple", "mps": "apple", "mac": "apple"}
+"""Other people's words for devices: `gpu` looks like `cpu` and is not meant so."""
 _MOST = 4096
 
 
@@ -18,13 +21,14 @@ def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """
     if not word or len(word) > _LONGEST:
         return None
-    matcher = SequenceMatcher(autojunk=False)
+    known = list(islice(known, _MOST))
     lowered = word.lower()
+    if _SAME.get(lowered) in known and lowered not in known:
+        return _SAME[lowered]
+    matcher = SequenceMatcher(autojunk=False)
     matcher.set_seq2(lowered)
     best, best_score = None, cutoff
-    for index, candidate in enumerate(known):
-        if index >= _MOST:
-            break
+    for candidate in known:
         if candidate.lower() == lowered:
             return candidate
         matcher.set_seq1(candidate.lower())

@@ -26,7 +26,7 @@ class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `system` is linux, darwin or windows; `machine` x86_64 or arm64; `driver` and `cuda` are the versions
     that the NVIDIA driver reports; `chip` is Apple's name of the SoC; `docker` the engine's version if it
     answers, `docker_gpus` whether it can give a container a card, `docker_lacks` why it cannot make
-    our images, if it cannot.
+    our images, if it cannot, or why one that is there may not be asked.
     """
 
     system: str

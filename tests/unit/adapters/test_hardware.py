@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qwend.adapters import hardware_darwin, hardware_linux
-from qwend.adapters.docker_version import address, engine_gives_gpus, engine_version
+from qwend.adapters.docker_version import address, engine_gives_gpus, engine_version, refusal
 from qwend.adapters.hardware import HostMachine, free_bytes
 from qwend.adapters.nvml import Nvml, NvmlError
 
@@ -148,6 +149,25 @@ async def test_this_machine_is_observed_and_nothing_is_made_up(tmp_path: Path) -
 
 def test_free_space_of_a_folder_that_is_not_there_yet_is_that_of_its_volume(tmp_path: Path) -> None:
     assert free_bytes(str(tmp_path / "a/b/c")) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs users")
+def test_an_engine_whose_socket_is_for_others_is_there_and_says_for_whom(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        assert refusal(str(path)) is None
+        path.chmod(0o060 if os.geteuid() == 0 else 0)
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(65534)
+        try:
+            says = refusal(str(path))
+        finally:
+            os.seteuid(before)
+    assert says is not None and says.startswith(f"its socket {path} is for ")
+    assert refusal(str(tmp_path / "none.sock")) is None
 
 
 # Docker ----------------------------------------------------------------------------------------------------

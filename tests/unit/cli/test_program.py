@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.api_server import FakeDaemon
 from tests.unit.cli.conftest import Qwend
 
-from qwend.cli import program
+from qwend.cli import program, verbs
 
 READERS = [
     "ps", "ls", "logs", "events", "inspect", "ports", "doctor", "plan", "lock", "down", "daemon status", "store ls",
@@ -24,7 +24,7 @@ READERS = [
 
 def _commands() -> list[str]:
     found = []
-    for name in program.COMMANDS:
+    for name in verbs.COMMANDS:
         command = importlib.import_module(f"qwend.cli.commands.{name}").command
         assert isinstance(command, click.Command)
         found.append(name)
@@ -50,7 +50,7 @@ def test_every_reader_has_json_and_says_what_is_in_it(qwend: Qwend, name: str) -
 
 def test_the_help_lists_every_command_with_the_first_words_of_its_own_help(qwend: Qwend) -> None:
     shown = qwend("--help").out
-    for name, sentence in program.COMMANDS.items():
+    for name, sentence in verbs.COMMANDS.items():
         command = importlib.import_module(f"qwend.cli.commands.{name}").command
         assert f"  {name}" in shown and sentence in shown
         first = sentence.split(",")[0].split(":")[0].replace("`up`", "").split()[0]
@@ -59,7 +59,7 @@ def test_the_help_lists_every_command_with_the_first_words_of_its_own_help(qwend
 
 def test_every_module_of_a_command_is_in_the_table() -> None:
     folder = Path(program.__file__).parent / "commands"
-    assert {path.stem for path in folder.glob("[a-z]*.py")} == set(program.COMMANDS)
+    assert {path.stem for path in folder.glob("[a-z]*.py")} == set(verbs.COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_a_mistyped_word_is_answered_with_what_was_meant(
 
 
 def test_a_missing_argument_is_bad_usage(qwend: Qwend) -> None:
-    ended = qwend("logs")
+    ended = qwend("start")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "qwend logs: missing argument 'STEP' (see `qwend logs --help`)\n"
+    assert ended.err == "qwend start: missing argument 'STEP' (see `qwend start --help`)\n"
 
 
 def test_the_version_is_printed(qwend: Qwend) -> None:

@@ -87,6 +87,31 @@ def test_init_writes_a_recipe_named_after_the_folder_and_overwrites_nothing(
     )
 
 
+def test_init_renames_the_recipe_in_the_examples_of_its_header_too(qwend: Qwend, home: Path) -> None:
+    Path("ladder").mkdir()
+    os.chdir("ladder")
+    qwend("init", "quickstart")
+    header = Path("qwend.yaml").read_text().partition("version:")[0].splitlines()
+    assert (
+        "#   qwend up                                fetch, serve, and print a curl line that works" in header
+    )
+    assert "#   qwend down -p ladder                    stop it" in header
+    qwend("init", "gguf-ladder", "-o", "other.yaml")
+    header_text = Path("other.yaml").read_text().partition("version:")[0]
+    assert "qwend plan other.yaml  " in header_text and "qwend inspect ladder/quality" in header_text
+
+
+@pytest.mark.parametrize("template", READY)
+def test_no_example_of_a_written_recipe_names_the_one_that_it_came_from(qwend: Qwend, template: str) -> None:
+    qwend("init", template)
+    text = Path("qwend.yaml").read_text().partition("\nversion:")[0]
+    commands = [line for line in text.splitlines() if line.startswith("#   qwend ")]
+    assert commands
+    for line in commands:
+        assert f"recipes/{template}.yaml" not in line
+        assert f" {template.replace('-', '_')}" not in line.partition("  ")[0]
+
+
 def test_init_lists_what_there_is_and_knows_nothing_else(qwend: Qwend) -> None:
     shown = qwend("init", "--list").out
     assert READY and all(name in shown for name in READY)

@@ -98,7 +98,7 @@ def test_a_value_of_a_union_that_has_the_right_shape_is_judged_by_that_branch() 
         ),
         ("trust_remote_code: yes", 'should be true or false, not "yes" (YAML 1.2 reads yes as a word)'),
         ("profiles: gpu", 'steps.chat.profiles: should be a list, not "gpu" (write it as [gpu])'),
-        ("when: {device: gpu}", 'steps.chat.when.device: unknown device "gpu"; did you mean cpu?'),
+        ("when: {device: gpu}", 'steps.chat.when.device: unknown device "gpu"; did you mean cuda?'),
         ("when: {system: windows}", "(it is one of linux, darwin)"),
         ("runtime: dcoker", "did you mean docker?"),
         ("idle: 15m", "steps.chat.idle: idle needs the gateway, which this version does not have"),

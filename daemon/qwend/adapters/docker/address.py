@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from qwend.adapters.docker_version import refusal
 from qwend.errors import Unreachable, UsageError
 
 DEFAULT = "unix:///var/run/docker.sock"
@@ -59,8 +60,8 @@ def require_listener(address: Address) -> None:
             probe.connect(path)
         except PermissionError:
             raise Unreachable(
-                f"Docker Engine's socket {path} may not be opened by this user",
-                hint="join its group (usermod -aG docker USER, then log in again), or use rootless Docker",
+                f"Docker Engine cannot be used: {refusal(path)}",
+                hint="join the group (usermod -aG docker USER, then log in again), or use rootless Docker",
             ) from None
         except OSError as error:
             raise gone(address, error.strerror or str(error)) from None

@@ -14,12 +14,12 @@ from qwend.chat import Conversation, Endpoint
 from qwend.cli import plans, progress
 from qwend.cli.acting import exit_with, settle
 from qwend.cli.completing import name_option
-from qwend.cli.request import request_of, secret_values
+from qwend.cli.request import RUNTIME, request_of, secret_values
 from qwend.cli.results import API_KEY
 from qwend.cli.session import find_recipe, find_step, open_daemon
-from qwend.cli.talking import Talk, setting
+from qwend.cli.talking import Talk, checked
 from qwend.cli.terminal import clean
-from qwend.cli.writing import single_step, split_pair
+from qwend.cli.writing import blaming_options, single_step, split_pair
 from qwend.client import Client, Json, quote
 from qwend.errors import QwendError, UsageError
 
@@ -45,7 +45,7 @@ _GGUF = re.compile(r"\.gguf$|gguf", re.IGNORECASE)
 @click.option("--keep", is_flag=True, help="For a REF: leave it running afterwards.")
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "docker", "native", "kubernetes"]),
+    type=RUNTIME,
     help="For a REF: where it runs.",
 )
 @click.option(
@@ -68,7 +68,7 @@ def command(
     REF (hf:owner/repo, modelscope:…, file:path, smoke:qwen3) needs no recipe: it is served, and stopped when the chat
     is over.
     """
-    settings = {key: setting(value) for key, value in (split_pair(text, "--set") for text in sets)}
+    settings = {key: checked(key, value) for key, value in (split_pair(text, "--set") for text in sets)}
     key = secret_values(secrets).get(API_KEY)
     question = _question(message)
     client = open_daemon()
@@ -177,9 +177,9 @@ def _served(client: Client, text: str, *, keep: bool, runtime: str | None) -> It
     request = request_of([{"path": "-", "text": text}], directory=".", kept=keep, runtime=runtime)
     run: list[str] = []
     try:
-        with progress.display() as shown:
+        with blaming_options("chat"), progress.display() as shown:
             end = progress.follow(_met(client.stream("POST", "/v1/runs", request), run), shown)
-        code = settle(end)
+            code = settle(end)
         rows = [row for row in end.get("steps") or [] if row["kind"] == "service"]
         if code or not rows:
             raise QwendError("it could not be served", code="not-served", hint="qwend ps")

@@ -34,7 +34,7 @@ def start() -> None:
             raise
         start_daemon(home)
         hello = Client(paths.socket(home)).get("/v1/version")
-        click.echo(clean(f"qwend {hello['version']} runs, pid {hello['pid']}; home {home}"))
+        click.echo(clean(f"qwend {hello['version']} runs, pid {hello['pid']}; home {home}", lines=False))
 
 
 @command.command(epilog="Example: qwend daemon stop --services")
@@ -84,7 +84,7 @@ def status(as_json: bool) -> None:
         else:
             click.echo("no daemon runs")
         for name, path in where.items():
-            click.echo(clean(f"  {name:<6}  {path}"))
+            click.echo(clean(f"  {name:<6}  {path}", lines=False))
     if not facts["running"]:
         click.get_current_context().exit(3)
 

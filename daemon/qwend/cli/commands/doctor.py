@@ -11,6 +11,7 @@ import click
 from qwend.cli.output import json_option, print_json
 from qwend.cli.session import open_daemon
 from qwend.cli.terminal import clean, size
+from qwend.cli.verbs import spelled
 from qwend.client import Json
 
 
@@ -40,7 +41,7 @@ def command(rebuild: bool, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        click.echo("\n".join(clean(line) for line in _lines(answer)))
+        click.echo("\n".join(spelled(clean(line, lines=False)) for line in _lines(answer)))
 
 
 def _lines(answer: Json) -> list[str]:

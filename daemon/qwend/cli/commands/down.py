@@ -27,6 +27,12 @@ def command(
     recipe_file: str | None, files: tuple[str, ...], name: str | None, everything: bool, as_json: bool
 ) -> None:
     """Stop what a recipe runs: its jobs at once, its services with their grace. Artifacts stay."""
+    if everything and (name or files or recipe_file):
+        raise UsageError(
+            "--all stops every recipe, and one was named",
+            code="contradiction",
+            hint="leave one of the two out",
+        )
     chosen, rest = recipe_files(files, [recipe_file] if recipe_file else [])
     if rest:
         raise UsageError(

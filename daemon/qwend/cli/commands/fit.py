@@ -48,7 +48,7 @@ def command(reference: str, context: int | None, form: str | None, host: str | N
         f"{facts['parameters'] / 1e9:.2f} billion weights" if facts.get("parameters") else "size unknown"
     )
     trained = f", trained for {answer['trained_context']} tokens" if answer["trained_context"] else ""
-    click.echo(clean(f"{answer['reference']}: {answer['type']}, {billions}{trained}"))
+    click.echo(clean(f"{answer['reference']}: {answer['type']}, {billions}{trained}", lines=False))
     print_table(
         [
             (

@@ -14,6 +14,11 @@ from qwend.cli.terminal import clean, duration, size
 from qwend.client import Client, Json, quote
 from qwend.errors import UsageError
 
+_CLOCKS = {"started", "ended", "created", "ready", "at"}
+_SIZES = {"bytes", "size", "peak_memory"}
+_SPANS = {"seconds"}
+_AS_GIVEN = {"parameters", "with"}
+"""What the user wrote stays as it was written."""
 _DIGEST = re.compile(r"(?:sha256:)?[0-9A-Fa-f]{4,64}")
 
 
@@ -71,7 +76,7 @@ def _step(found: Json) -> list[str]:
         ),
     ]
     if compiled.get("options"):
-        lines += ["with", *_pairs(compiled["options"])]
+        lines += ["with", *_pairs(compiled["options"], given=True)]
     return lines + (["", *_artifact(artifact)] if artifact else [])
 
 
@@ -96,8 +101,22 @@ def _artifact(artifact: Json) -> list[str]:
     return lines
 
 
-def _pairs(values: Json) -> list[str]:
-    """Aligned `name  value` lines; what is empty is left out, a table is indented below its name."""
+def _shown(name: str, value: object) -> str:
+    """A value for people: bytes, spans and times of the clock by the names under which artifacts keep them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if name in _CLOCKS and value > 1e9:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    if name in _SIZES or name.endswith("_bytes"):
+        return size(value)
+    if name in _SPANS or name.endswith("_s"):
+        return duration(value)
+    return str(value)
+
+
+def _pairs(values: Json, *, given: bool = False) -> list[str]:
+    """Aligned `name  value` lines; what is empty is left out, a table is indented below its name. `given`: these are
+    the user's own words."""
     shown = {
         clean(name, lines=False): value for name, value in values.items() if value not in (None, "", [], {})
     }
@@ -105,8 +124,9 @@ def _pairs(values: Json) -> list[str]:
     lines = []
     for name, value in shown.items():
         if isinstance(value, dict):
-            lines += [f"  {name}", *(f"  {line}" for line in _pairs(value))]
+            lines += [f"  {name}", *(f"  {line}" for line in _pairs(value, given=given or name in _AS_GIVEN))]
         else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            shown_as = str(value) if given else _shown(name, value)
+            text = ", ".join(map(str, value)) if isinstance(value, list) else shown_as
             lines.append(f"  {name:<{wide}}  {clean(text, lines=False)}")
     return lines

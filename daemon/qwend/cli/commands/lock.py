@@ -37,5 +37,5 @@ def command(targets: tuple[str, ...], upgrade: tuple[str, ...], as_json: bool, *
     else:
         same = f"{end['path']} is up to date" if end.get("path") else "nothing to pin"
         for change in end.get("changes") or [same]:
-            click.echo(clean(change))
+            click.echo(clean(change, lines=False))
     exit_with(settle(end))

@@ -79,7 +79,7 @@ def check(name: str, as_json: bool) -> None:
     else:
         for one in findings:
             click.echo(clean(_finding(one), lines=False))
-        click.echo(count(len(findings), "finding") if findings else f"{clean(name)} is well")
+        click.echo(count(len(findings), "finding") if findings else f"{clean(name, lines=False)} is well")
     exit_with(int(any(one.get("level", "error") == "error" for one in findings)))
 
 

@@ -10,11 +10,11 @@ import click
 from qwend.cli.acting import exit_with
 from qwend.cli.attachment import Attachment, attached
 from qwend.cli.commands.plugins import find_engine
-from qwend.cli.request import recipe_request, request_of, secret_values, spelled_key
+from qwend.cli.request import RUNTIME, recipe_request, request_of, secret_values, spelled_key
 from qwend.cli.running import Foreground
 from qwend.cli.session import open_daemon
 from qwend.cli.terminal import clean
-from qwend.cli.writing import name_of, single_step, split_pair, step_of
+from qwend.cli.writing import blaming_options, name_of, single_step, split_pair, step_of
 from qwend.client import Client, Json, quote
 from qwend.errors import UsageError
 
@@ -36,9 +36,7 @@ from qwend.errors import UsageError
 @click.option("--out", metavar="FOLDER", help="The result also appears here.")
 @click.option("--save", metavar="FILE", help="Write the recipe that says the same.")
 @click.option("--name", metavar="NAME", help="Name of the recipe; default: from the engine and its input.")
-@click.option(
-    "--runtime", type=click.Choice(["auto", "docker", "native", "kubernetes"]), help="Where it runs."
-)
+@click.option("--runtime", type=RUNTIME, help="Where it runs.")
 @click.option("-d", "--detach", is_flag=True, help="Return when it is ready, and leave it running.")
 @click.option(
     "--secret", "secrets", multiple=True, metavar="NAME[=@FILE]", help="A secret, from a variable or a file."
@@ -100,9 +98,10 @@ def command(
         runtime=runtime,
         secrets=secret_values(secrets),
     )
-    if terminal:
-        return exit_with(Attachment(client, attached({**request, "steps": [step_of(engine)]})).go())
-    code = Foreground(client, request, key=spelled_key(secrets)).go()
+    with blaming_options(step_of(engine)):
+        if terminal:
+            return exit_with(Attachment(client, attached({**request, "steps": [step_of(engine)]})).go())
+        code = Foreground(client, request, key=spelled_key(secrets)).go()
     if code == 0 and found["kind"] == "job":
         click.echo(clean(_location(client, recipe, engine)))
     exit_with(code)

@@ -78,7 +78,7 @@ def export(digest: str, folder: str, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        click.echo(clean(answer["out"]))
+        click.echo(clean(answer["out"], lines=False))
 
 
 @command.command(
