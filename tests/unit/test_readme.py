@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,10 @@ def test_the_recipe_of_a_readme_is_the_ready_recipe_of_that_name(page: str) -> N
     ready = yaml.safe_load((ROOT / "recipes" / f"{shown['name']}.yaml").read_text(encoding="utf-8"))
     Recipe.model_validate(shown)
     assert shown["models"] == ready["models"]
-    engines = [{name: step["uses"] for name, step in recipe["steps"].items()} for recipe in (shown, ready)]
-    assert engines[0] == engines[1]
+    assert list(shown["steps"]) == list(ready["steps"])
+    for name, step in shown["steps"].items():  # what the page leaves out, it leaves out; what it shows is so
+        made = ready["steps"][name]
+        assert {key: made.get(key) for key in step} == step, name
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -49,6 +53,24 @@ def test_what_a_page_names_is_there(page: str) -> None:
     named = {verb for span in code for verb in re.findall(r"\bqwend ([a-z]+)", span)}
     assert named <= set(COMMANDS), named - set(COMMANDS)
     assert page == "CONTRIBUTING.md" or "up" in named
+
+
+def test_both_languages_name_the_same_commands_keys_and_files() -> None:
+    named = []
+    for page in PAGES:
+        text = re.sub(
+            r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+        )
+        named.append(sorted(re.findall(r"`([^`\n]+)`", text)))
+    assert named[0] == named[1]
+
+
+def test_the_changelog_names_every_engine() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    for module in declared["qwend.plugins.v1"].values():
+        for engine in getattr(importlib.import_module(module), "qwend_engines", list)():
+            assert f"`{engine.name}`" in text, engine.name
 
 
 def test_both_languages_show_the_same_commands_outputs_and_pictures() -> None:

@@ -88,6 +88,15 @@ def test_the_format_page_names_every_key_and_no_other() -> None:
     assert set(re.findall(r"\[([a-z]+)[].]", firsts)) == headings | {"build", "overlay"}
 
 
+def test_the_folder_that_the_format_page_shows_is_the_real_one() -> None:
+    page = (IMAGES / "README.md").read_text()
+    tree = page.partition("## A folder")[2].partition("```\n")[2].partition("```")[0]
+    first, *lines = tree.splitlines()
+    shown = {line.split()[0] for line in lines}
+    assert {"image.toml", "cpu.lock", "build.sh"} <= shown
+    assert shown <= {path.name for path in (IMAGES.parent / first).iterdir()}
+
+
 def test_the_format_page_lists_every_image_with_its_flavours() -> None:
     page = (IMAGES / "README.md").read_text()
     for folder in FOLDERS:
