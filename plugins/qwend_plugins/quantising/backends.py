@@ -30,6 +30,7 @@ from qwend.plugin import (
     driver,
     load_image,
 )
+from qwend_plugins.checkpoints import both_ways
 
 DRIVERS = Path(__file__).parent / "drivers"
 _SHARED = ("q_report.py", "q_tensors.py", "q_calibration.py", "q_written.py", "q_finish.py", "q_reload.py")
@@ -113,6 +114,7 @@ def launch(step: StepView, job: Job, resources: Resources) -> Launch:
         },
         files=(
             *(driver(DRIVERS / file) for file in (name, *_SHARED)),
+            both_ways(),
             LaunchFile(_OPTIONS, options + "\n"),
         ),
         resources=resources,
@@ -127,8 +129,8 @@ def _words(step: StepView, job: Job) -> Iterator[Word]:
         yield from ("--texts", InputRef(texts.name))
     yield from ("--out", OutputRef())
     yield from ("--device", "cuda" if step.flavour.startswith("cuda") else "cpu")
-    if job.backend == "gptqmodel":
-        yield from ("--scratch", ScratchRef("offload"))
+    if job.backend != "llm-compressor":
+        yield from ("--scratch", ScratchRef(job.backend))
     yield from job.memory_words
     if step.trust_remote_code:
         yield "--trust-remote-code"

@@ -8,6 +8,7 @@ from pathlib import Path
 PLUGINS = Path(__file__).parents[3] / "plugins" / "qwend_plugins"
 
 for plugin in (
+    "checkpoints",
     "evaluate",
     "hub",
     "llama_factory",

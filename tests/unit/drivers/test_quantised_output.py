@@ -289,13 +289,13 @@ def test_the_sources_own_tokenizer_stays_and_weights_become_readable(tmp_path: P
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     out.mkdir()
-    (source / "tokenizer_config.json").write_text("own")
+    (source / "tokenizer_config.json").write_text('"own"')
     for name in ("tokenizer_config.json", "added_tokens.json", "model.safetensors"):
         (out / name).write_text("written")
         (out / name).chmod(0o600)
     carry_over(source, out)
     readable(out)
-    assert (out / "tokenizer_config.json").read_text() == "own"
+    assert (out / "tokenizer_config.json").read_text() == '"own"'
     assert not (out / "added_tokens.json").exists()
     assert (out / "model.safetensors").stat().st_mode & 0o777 == 0o644
 

@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import lf_infer
+from both_ways import write_both_ways
 from lf_report import Refused, explain, fail, metric, progress, report
 from lf_tensors import Tensor, adapted, folder, size
 
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
             {**told, "export_dir": str(said.out), "offload_folder": str(said.out.parent / "offload")}
         )
         progress("check")
+        write_both_ways(said.out)
         check(said.out, said.model, said.adapter, told.get("infer_dtype", "auto"))
     except Refused as error:
         fail(*explain(error))

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from both_ways import write_both_ways
 from lf_checkpoints import settle
 from lf_report import Refused, metric, report
 from lf_tensors import folder, learned, size
@@ -30,6 +31,7 @@ def finish(out: Path, plan: dict[str, Any]) -> None:
     steps = settle(out, plan["keep_checkpoints"], adapter)
     for place in (out, *out.glob("checkpoint-*")):
         _name_base(place, plan["base"])
+        write_both_ways(place)
     _figures(out)
     numbers, total, dtype = size(tensors)
     fact = {"parameters": numbers, "bytes": total, "dtype": _DTYPES.get(dtype, dtype.lower())}

@@ -1,10 +1,11 @@
 """AWQ with AutoAWQ: a packed checkpoint, or the scales alone applied to the weights (`scale`).
 
-    python q_awq.py OPTIONS.json --source DIR --texts DIR --out DIR [--device cpu|cuda] [--parallel N]
+    python q_awq.py OPTIONS.json --source DIR --texts DIR --out DIR --scratch DIR
+        [--device cpu|cuda] [--parallel N]
 
-Runs inside the image and imports nothing of qwend. The source has to be saved in the way of transformers 4. On a CPU it
-reckons in 32 bits (half precision is an order slower there); what is written is in the format that the step says.
-Ends by becoming `q_reload.py`, which holds the result against the claim.
+Runs inside the image and imports nothing of qwend. A source that transformers 5 wrote is read through links, in the way
+of 4. On a CPU it reckons in 32 bits (half precision is an order slower); what is written is in the format that the
+step says. Ends by becoming `q_reload.py`, which holds the result against the claim.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from both_ways import for_both
 from q_calibration import blocks, read_texts
 from q_finish import become_reload, carry_over, readable
 from q_report import Trouble, guarded, progress, say
@@ -91,7 +93,7 @@ def settle(model: Any, dtype: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="AWQ with AutoAWQ.")
     parser.add_argument("options", type=Path)
-    for name in ("source", "texts", "out"):
+    for name in ("source", "texts", "out", "scratch"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--parallel", type=int)
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--trust-remote-code", action="store_true")
     args = parser.parse_args()
     options: dict[str, Any] = json.loads(args.options.read_text(encoding="utf-8"))
+    args.source = for_both(args.source, args.scratch)
     quantise(args, options)
     become_reload(args, "autoawq" if options["claim"] else "transformers")
 

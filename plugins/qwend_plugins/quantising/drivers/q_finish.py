@@ -11,6 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+from both_ways import write_both_ways
+
 KEPT = (
     "generation_config.json",
     "chat_template.jinja",
@@ -28,7 +31,7 @@ KEPT = (
 
 
 def carry_over(source: Path, out: Path) -> None:
-    """Lay the source's own tokenizer, template and licence over what the library wrote."""
+    """Lay the source's own tokenizer, template and licence over what was written, and let older readers read it."""
     if (source / "tokenizer_config.json").is_file():
         for name in ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja"):
             if not (source / name).is_file():
@@ -36,6 +39,7 @@ def carry_over(source: Path, out: Path) -> None:
     for name in KEPT:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
+    write_both_ways(out)
 
 
 def readable(out: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from both_ways import for_both
 from q_calibration import read_texts, rows_of
 from q_finish import become_reload, carry_over, readable
 from q_report import Trouble, guarded, progress, report, say
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--trust-remote-code", action="store_true")
     args = parser.parse_args()
     options: dict[str, Any] = json.loads(args.options.read_text(encoding="utf-8"))
+    args.source = for_both(args.source, args.scratch / "source")
     quantise(args, options)
     become_reload(args, "gptqmodel")
 
@@ -94,7 +96,7 @@ def quantize_config(wanted: dict[str, Any], args: argparse.Namespace) -> Any:
     if missing := sorted(set(fields) - known):
         raise Trouble(f"this GPTQModel has no {', '.join(missing)}", "leave it out, or take another device")
     fields["method" if "method" in known else "quant_method"] = method
-    own = {"device": args.device, "offload_to_disk_path": str(args.scratch)}
+    own = {"device": args.device, "offload_to_disk_path": str(args.scratch / "offload")}
     fields |= {name: value for name, value in own.items() if name in known}
     try:
         return quantization.config.QuantizeConfig(**fields)
