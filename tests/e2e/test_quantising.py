@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.native,
     pytest.mark.slow,
     pytest.mark.engine(
-        "awq", "gptq", "llm_compressor", "quantising", images=["awq", "gptq", "llm-compressor"]
+        "awq", "gptq", "llm_compressor", "quantising", "checkpoints", images=["awq", "gptq", "llm-compressor"]
     ),
 ]
 

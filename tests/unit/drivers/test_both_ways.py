@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both_ways import config_both, for_both, tokenizer_both, write_both_ways
+from both_ways import config_both, config_older, for_older, tokenizer_both, write_both_ways
 
 NEW = {
     "model_type": "qwen2",
@@ -60,15 +60,27 @@ def test_special_tokens_stand_under_the_name_that_both_know() -> None:
 def test_a_checkpoint_is_rewritten_once_and_then_left_alone(tmp_path: Path) -> None:
     made = folder(tmp_path / "new", NEW, {"extra_special_tokens": []})
     write_both_ways(made)
-    assert json.loads((made / "config.json").read_text())["rope_theta"] == 1e6
-    assert for_both(made, tmp_path / "scratch") == made
+    written = (made / "config.json").read_text()
+    assert json.loads(written)["rope_theta"] == 1e6
+    write_both_ways(made)
+    assert (made / "config.json").read_text() == written
+
+
+def test_what_the_older_one_wrote_is_read_where_it_lies(tmp_path: Path) -> None:
+    made = folder(tmp_path / "old", OLD, {"eos_token": "x"})
+    assert for_older(made, tmp_path / "scratch") == made
     assert not (tmp_path / "scratch").exists()
+
+
+def test_an_older_reader_is_given_no_newer_name_that_it_would_hand_on_unchanged() -> None:
+    assert config_older(NEW) == config_older(config_both(NEW)) == OLD
+    assert config_older(OLD) == OLD
 
 
 def test_a_source_is_read_through_links_and_not_changed(tmp_path: Path) -> None:
     source = folder(tmp_path / "new", NEW, {"eos_token": "x"})
     for _ in range(2):  # a second attempt finds the folder of the first
-        seen = for_both(source, tmp_path / "scratch" / "source")
+        seen = for_older(source, tmp_path / "scratch" / "source")
         assert seen == tmp_path / "scratch" / "source"
         assert json.loads((seen / "config.json").read_text())["rope_theta"] == 1e6
         assert (seen / "model.safetensors").read_bytes() == b"weights"

@@ -9,9 +9,11 @@ are written.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
 _OF_ONE_RUN = ("is_local", "local_files_only")
 """What 5 keeps of how a tokenizer was loaded."""
@@ -31,6 +33,17 @@ def config_both(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def config_older(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration by the names of 4 alone: 4 hands on what it does not know, and a `dtype` that it did not change
+    would then contradict the `torch_dtype` that it did."""
+    found = config_both(config)
+    if "torch_dtype" in found:
+        found.pop("dtype", None)
+    if "rope_theta" in found:
+        found.pop("rope_parameters", None)
+    return found
+
+
 def tokenizer_both(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a tokenizer by the names of 4."""
     found = {name: value for name, value in config.items() if name not in _OF_ONE_RUN}
@@ -40,10 +53,10 @@ def tokenizer_both(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def changed(folder: Path) -> dict[str, str]:
-    """Name and new text of each configuration in a checkpoint's folder that only one of the two reads rightly."""
+def changed(folder: Path, config_as: Rewrite = config_both) -> dict[str, str]:
+    """Name and new text of each configuration in a checkpoint's folder that is not as it should be."""
     found = {}
-    for name, both in ((CONFIG, config_both), (TOKENIZER, tokenizer_both)):
+    for name, both in ((CONFIG, config_as), (TOKENIZER, tokenizer_both)):
         path = folder / name
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         if isinstance(config, dict) and both(config) != config:
@@ -57,9 +70,9 @@ def write_both_ways(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def for_both(source: Path, scratch: Path) -> Path:
-    """The checkpoint itself if both read it alike, else a folder of links to its files with what differs rewritten."""
-    rewritten = changed(source)
+def for_older(source: Path, scratch: Path) -> Path:
+    """The checkpoint itself if 4 wrote it, else a folder of links to its files with what differs rewritten."""
+    rewritten = changed(source, config_older)
     if not rewritten:
         return source
     scratch.mkdir(parents=True, exist_ok=True)

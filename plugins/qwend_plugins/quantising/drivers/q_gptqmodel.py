@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from both_ways import for_both
+from both_ways import for_older
 from q_calibration import read_texts, rows_of
 from q_finish import become_reload, carry_over, readable
 from q_report import Trouble, guarded, progress, report, say
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--trust-remote-code", action="store_true")
     args = parser.parse_args()
     options: dict[str, Any] = json.loads(args.options.read_text(encoding="utf-8"))
-    args.source = for_both(args.source, args.scratch / "source")
+    args.source = for_older(args.source, args.scratch / "source")
     quantise(args, options)
     become_reload(args, "gptqmodel")
 
