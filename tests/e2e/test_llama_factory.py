@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.native,
     pytest.mark.slow,
-    pytest.mark.engine("llama_factory", "serving", images=["llama-factory"]),
+    pytest.mark.engine("llama_factory", "checkpoints", "serving", images=["llama-factory"]),
 ]
 
 RECIPE = """

@@ -22,7 +22,6 @@ from qwend.plugin import (
     driver,
     load_image,
 )
-from qwend_plugins.checkpoints import both_ways
 
 HERE = Path(__file__).parent
 DRIVERS = HERE / "drivers"
@@ -77,8 +76,8 @@ def environment() -> dict[str, Word]:
 
 
 def drivers(*names: str) -> tuple[LaunchFile, ...]:
-    """Files of the plugin's `drivers` folder, and what each that writes a checkpoint imports."""
-    return (*(driver(DRIVERS / f"{name}.py") for name in names), both_ways())
+    """Files of the plugin's `drivers` folder."""
+    return tuple(driver(DRIVERS / f"{name}.py") for name in names)
 
 
 def told(params: Params, *, leave_out: Iterable[str] = ()) -> dict[str, Any]:

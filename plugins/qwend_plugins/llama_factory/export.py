@@ -26,6 +26,7 @@ from qwend.plugin import (
     flag,
     reference,
 )
+from qwend_plugins.checkpoints import both_ways
 from qwend_plugins.llama_factory import common
 
 OURS = (
@@ -141,6 +142,7 @@ class Export:
             files=(
                 driver(common.DRIVERS / "lf_export.py"),
                 *common.drivers(*_DRIVERS),
+                both_ways(),
                 common.json_file("arguments.json", told),
             ),
             resources=_resources(base),

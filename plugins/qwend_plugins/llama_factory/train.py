@@ -27,6 +27,7 @@ from qwend.plugin import (
     Word,
     driver,
 )
+from qwend_plugins.checkpoints import both_ways
 from qwend_plugins.llama_factory import common, train_memory
 from qwend_plugins.llama_factory.deepspeed import configuration
 from qwend_plugins.llama_factory.train_checks import findings
@@ -110,6 +111,7 @@ class Train:
             files=(
                 driver(common.DRIVERS / "lf_train.py"),
                 *common.drivers(*_DRIVERS),
+                both_ways(),
                 common.json_file("arguments.json", _told(step, host, base)),
             ),
             resumable=True,
