@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,6 @@ class NativeSupervisor:
         if not result.survivors:
             self._forget(marker)
         return result
-
-    async def end_strays(self, known: Collection[str], grace_s: float = 5.0) -> tuple[str, ...]:
-        """Ends every tree of this instance whose marker is not among the known; returns their markers."""
-        found = (await self._scanner.look()).markers()
-        strays = sorted(found.keys() - set(known))
-        await asyncio.gather(*(self.stop(marker, grace_s) for marker in strays))
-        return tuple(strays)
 
     async def exits(self, since: str = "") -> AsyncIterator[ExitRecord]:
         """Every exit behind the cursor `since` (empty: all that is not acknowledged), then each new one as

@@ -30,7 +30,6 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "golden_prompts_same": ("prompts alike", lambda value: f"{100 * value:.0f} %"),
     "golden_same": ("answers alike", lambda value: f"{100 * value:.0f} %"),
 }
-SPEED = ("input_length", "batch", "prompt_speed", "generation_speed", "time_to_first_token", "peak_memory")
 METHOD = (
     "windows of {context} tokens side by side; the second half of each is scored; a text begins with the model's own "
     "first token where it has one"

@@ -23,7 +23,6 @@ from ev_common import EvalError, metric, progress, report, run
 from ev_table import table
 
 LOCAL = "local"
-TIDIED = ("remove_whitespace", "take_first")
 
 
 def questions(place: Path) -> list[dict[str, Any]]:

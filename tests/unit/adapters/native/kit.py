@@ -17,6 +17,7 @@ from typing import Any
 from qwend.adapters.native.data import ExitRecord, SpawnRequest
 from qwend.adapters.native.grip import take
 from qwend.adapters.native.identity import ProcessIdentity, identity_of, still_the_same
+from qwend.adapters.native.processes import look
 from qwend.adapters.native.supervisor import NativeSupervisor
 from qwend.errors import Unreachable
 
@@ -49,7 +50,7 @@ async def end(native: NativeSupervisor) -> None:
     """Ends everything under a supervisor, and supervisord itself."""
     with suppress(Unreachable):
         await native.ensure()
-        await native.end_strays((), grace_s=0)
+        await asyncio.gather(*(native.stop(marker, grace_s=0) for marker in look(native.instance).markers()))
         await native.shutdown_when_empty()
         await native.lost()
     await native.close()

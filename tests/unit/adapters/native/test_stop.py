@@ -20,6 +20,7 @@ from tests.unit.adapters.native.kit import (
 )
 
 from qwend.adapters.native.identity import still_the_same
+from qwend.adapters.native.processes import look
 from qwend.adapters.native.supervisor import NativeSupervisor
 
 pytestmark = pytest.mark.native
@@ -100,14 +101,7 @@ async def test_where_there_are_no_pidfds_stopping_works_too(
     assert [result.killed for result in results] == [True, False]
 
 
-async def test_strays_are_ended_and_the_known_left_alone(native: NativeSupervisor, folder: Path) -> None:
-    known = await native.spawn(request(folder, "sleep", "1000", step="known"))
-    await native.spawn(request(folder, "sleep", "1000", step="stray"))
-    assert await native.end_strays([marker("known")]) == (marker("stray"),)
-    assert still_the_same(known.identity)
-
-
-async def test_another_instance_s_processes_are_no_strays(native: NativeSupervisor) -> None:
-    with a_stranger({"QWEND_MARKER": f"{INSTANCE}X:01RUN:r/s:1"}) as other:
-        assert await native.end_strays(()) == ()
-        assert still_the_same(other)
+def test_another_instance_s_processes_are_not_ours() -> None:
+    with a_stranger({"QWEND_MARKER": f"{INSTANCE}X:01RUN:r/s:1"}):
+        assert look(INSTANCE).markers() == {}
+        assert list(look(f"{INSTANCE}X").markers()) == [f"{INSTANCE}X:01RUN:r/s:1"]
