@@ -1,6 +1,6 @@
 """Kills a store at every single call that changes the disk, and looks at what is left each time.
 
-    python -m tests.faults.kill_points FOLDER commit|publish|reference
+    python -m tests.faults.kill_points FOLDER commit|publish|reference|verify|prune|export
 
 For n = 1, 2, 3 … a process of its own does the work and ends at its n-th such call, as a power cut or `kill -9`
 would end it; a second process then opens the store and says what it sees. Prints a JSON line for each n.
@@ -69,6 +69,12 @@ def lay(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(text)
 
 
+def damage(folder: Path) -> None:
+    """Other bytes at the same size."""
+    (folder / "model.gguf").chmod(0o644)
+    (folder / "model.gguf").write_text("we1ghts")
+
+
 def tree(folder: Path) -> dict[str, str] | None:
     if not folder.exists():
         return None
@@ -95,6 +101,20 @@ async def victim(folder: Path, work: str, count: int) -> None:
         assert artifact is not None
         die_at(count)
         await store.publish(artifact, str(folder / "out"))
+    elif work == "verify":
+        damage(Path((await taken_in(store, "f1", "weights")).location))
+        die_at(count)
+        async for _ in store.verify():
+            pass
+    elif work == "prune":
+        await taken_in(store, "f1", "weights")
+        die_at(count)
+        await store.prune(["old", "new"])
+    elif work == "export":
+        artifact = await store.find("new")
+        assert artifact is not None
+        die_at(count)
+        await store.export(artifact, str(folder / "exported"))
     else:
         die_at(count)
         await store.reference(
@@ -115,7 +135,11 @@ async def after(folder: Path, work: str) -> dict[str, Any]:
         seen["content"] = tree(Path(found.location))
     (end,) = [item["end"] async for item in store.verify() if "end" in item]
     seen["bad"] = end["bad"]
-    if work == "commit" and found is None:
+    if work in {"verify", "prune"}:
+        seen["again"] = tree(Path((await taken_in(store, "f1", "weights")).location))
+    elif work == "export":
+        seen["exported"] = tree(folder / "exported")
+    elif work == "commit" and found is None:
         seen["again"] = (await taken_in(store, "f1", "weights")).size
     elif work == "publish":
         artifact = await store.find("new")
@@ -126,7 +150,9 @@ async def after(folder: Path, work: str) -> dict[str, Any]:
     seen["left"] = {
         name: len(os.listdir(folder / "store" / name)) for name in ("work", "staging", "quarantine")
     }
-    seen["beside"] = sorted(name for name in os.listdir(folder) if name not in {"store", "out", "mine"})
+    seen["beside"] = sorted(
+        name for name in os.listdir(folder) if name not in {"store", "out", "mine", "exported"}
+    )
     await store.close()
     return seen
 

@@ -75,6 +75,41 @@ def test_26_a_reference_that_is_killed_at_any_call_is_whole_or_not_there(tmp_pat
         assert one.get("content", {"m.gguf": "of the user"}) == {"m.gguf": "of the user"}
 
 
+def test_26_a_verification_that_is_killed_at_any_call_never_leaves_damage_for_a_new_attempt_to_take(
+    tmp_path: Path,
+) -> None:
+    seen = killed_everywhere(tmp_path, "verify")
+    assert len(seen) > 3
+    assert not seen[-1]["died"]
+    for one in seen:
+        assert one["old"]
+        assert one["out"] == OLD
+        assert one["again"] == {"model.gguf": "weights", "sub/tokenizer.json": "the same in all"}
+        assert one["left"] == NOTHING_LEFT
+
+
+def test_26_a_pruning_that_is_killed_at_any_call_takes_nothing_that_is_kept(tmp_path: Path) -> None:
+    seen = killed_everywhere(tmp_path, "prune")
+    assert len(seen) > 3
+    assert not seen[-1]["died"]
+    for one in seen:
+        assert one["old"]
+        assert one["bad"] == []
+        assert one["again"] == {"model.gguf": "weights", "sub/tokenizer.json": "the same in all"}
+        assert one["left"] == NOTHING_LEFT
+
+
+def test_26_an_export_that_is_killed_at_any_call_is_whole_or_not_there(tmp_path: Path) -> None:
+    seen = killed_everywhere(tmp_path, "export")
+    assert not seen[-1]["died"]
+    assert seen[-1]["exported"] is not None
+    for one in seen:
+        assert one["bad"] == []
+        if one["exported"] is not None:
+            assert {**NEW, **one["exported"]} == one["exported"]
+            assert "qwend-artifact.json" in one["exported"]
+
+
 async def test_26_everything_is_on_the_disk_before_it_becomes_visible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

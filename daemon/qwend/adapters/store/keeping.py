@@ -93,22 +93,26 @@ class Keeping(Shelf):
                 pending[0] = 0
 
         bad: list[Damage] = []
+        verifier = Verifier(self._layout, self._catalogue, self._hasher, self._lock, count)
         try:
-            verifier = Verifier(self._layout, self._catalogue, self._hasher, self._lock, count)
-            bad += verifier.unreadable_manifests()
-            for artifact in chosen:
-                bad += verifier.check(artifact)
-            done = {artifact.digest for artifact in chosen}
-            for artifact in list(self._stored()):
-                if artifact.digest not in done and any(
-                    one.sha256 in verifier.suspects for one in artifact.files
-                ):
-                    done.add(artifact.digest)
-                    bad += verifier.check(artifact)
+            with self._guarded("setting damaged files aside", self._layout.root):
+                self._check(verifier, chosen, bad)
             tell(pending[0])
         finally:
             self._forget_twins({damage.digest for damage in bad})
+            for sha256 in verifier.suspects:  # also of what could not be set aside: nothing links to it
+                self._twins.pop(sha256, None)
             tell(bad)
+
+    def _check(self, verifier: Verifier, chosen: list[Artifact], bad: list[Damage]) -> None:
+        bad += verifier.unreadable_manifests()
+        for artifact in chosen:
+            bad += verifier.check(artifact)
+        done = {artifact.digest for artifact in chosen}
+        for artifact in list(self._stored()):
+            if artifact.digest not in done and any(one.sha256 in verifier.suspects for one in artifact.files):
+                done.add(artifact.digest)
+                bad += verifier.check(artifact)
 
     async def prune(self, roots: Iterable[str], dry_run: bool = False) -> dict[str, Any]:
         """Removes all but the artifacts of `roots` (fingerprints), and of what was begun or came in

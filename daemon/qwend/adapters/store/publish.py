@@ -121,6 +121,9 @@ def export(artifact: Artifact, out: str) -> str:
         )
         _put(staged, out)
     except OSError as error:
+        if os.path.exists(os.path.join(out, MANIFEST)):  # there, and not surely on the disk
+            with contextlib.suppress(OSError):
+                remove(out)
         raise _failure(error, out, artifact) from None
     finally:
         with contextlib.suppress(OSError):

@@ -122,19 +122,20 @@ class Verifier:
         return [Damage(artifact.digest, path, problem, f"{artifact.digest[:12]} stays as it is; {_TAKEN}")]
 
     def _set_aside(self, digest: str) -> None:
-        """Moves an artifact and its manifests into the quarantine."""
+        """Moves an artifact and its manifests into the quarantine: the files first. Cut off in between it is an
+        artifact that lost its files, never damaged files that the step, made again, would take for its own."""
         with self._lock:
             folder = os.path.join(
                 self._layout.quarantine, f"{digest}.{int(time.time())}-{os.urandom(2).hex()}"
             )
             os.mkdir(folder, 0o700)
-            for fingerprint in self._catalogue.fingerprints(digest, referenced=False):
-                self._catalogue.remove(fingerprint, into=folder)
             place = self._layout.object(digest)
             if os.path.isdir(place):
                 os.chmod(place, 0o700)
                 os.rename(place, os.path.join(folder, "files"))
                 os.chmod(os.path.join(folder, "files"), 0o555)
+            for fingerprint in self._catalogue.fingerprints(digest, referenced=False):
+                self._catalogue.remove(fingerprint, into=folder)
         logger.warning("artifact %s is damaged and was moved to %s", digest[:12], folder)
 
 
