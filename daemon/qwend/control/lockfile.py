@@ -7,6 +7,7 @@ pin by itself. It names no host.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from qwend.api.control import RecipeRequest
-from qwend.errors import OutOfResource, UsageError
+from qwend.errors import OutOfResource, QwendError, UsageError
 from qwend.model.artifact import Pin
 
 _VERSION = 1
@@ -105,12 +106,10 @@ class LockFile:
         body = msgspec.json.format(msgspec.json.encode(_Content(pins=pins), order="sorted"), indent=2)
         try:
             handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        except PermissionError:
-            return False
         except OSError as error:
-            if error.errno == 30:  # EROFS
+            if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
                 return False
-            raise OutOfResource(f"cannot write {self.path}: {error.strerror}", code="disk-full") from None
+            raise self._failure(error) from None
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(_HEADER + body + b"\n")
@@ -121,5 +120,11 @@ class LockFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            raise OutOfResource(f"cannot write {self.path}: {error.strerror}", code="disk-full") from None
+            raise self._failure(error) from None
         return True
+
+    def _failure(self, error: OSError) -> QwendError:
+        text = f"cannot write {self.path}: {error.strerror}"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return OutOfResource(text, code="disk-full", hint="make room beside the recipe")
+        return QwendError(text, code="lock-unwritable")

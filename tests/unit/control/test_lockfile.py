@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -9,7 +11,7 @@ import pytest
 
 from qwend.api.control import FileText, RecipeRequest
 from qwend.control.lockfile import LockFile
-from qwend.errors import UsageError
+from qwend.errors import QwendError, UsageError
 from qwend.model.artifact import Pin, PinnedFile
 
 FILE = PinnedFile("a.gguf", 7, "00", local="/home/x/a.gguf")
@@ -75,3 +77,28 @@ def test_a_folder_that_cannot_be_written_fails_no_run(
     lock = LockFile(tmp_path / "demo.lock", {})
     lock.set("base", PIN)
     assert not lock.write()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "disk-full"), (errno.EIO, "lock-unwritable")])
+def test_a_write_that_fails_leaves_the_lock_as_it_was_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, code: str
+) -> None:
+    lock = LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    lock.set("base", PIN)
+    assert lock.write()
+    before = (tmp_path / "demo.lock").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    changed = LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    changed.set("base", msgspec.structs.replace(PIN, identity="hf:Qwen/Q@def"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(QwendError) as caught:
+            changed.write()
+    assert caught.value.code == code
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.lock"]
+    assert (tmp_path / "demo.lock").read_bytes() == before
+    assert changed.write()

@@ -49,11 +49,15 @@ def socket_folder(folder: Path, environ: Mapping[str, str] | None = None) -> Pat
     if _fits(folder):
         return folder
     note = folder / "sockets"
-    chosen = Path(note.read_text()) if note.exists() else None
-    if chosen is None or not chosen.is_dir():
+    noted = note.read_text() if note.exists() else ""
+    chosen = Path(noted)
+    if not chosen.is_absolute() or not chosen.is_dir():
         chosen = Path(paths.runtime(str(folder.parent), environ))
     private_folder(chosen)
-    note.write_text(str(chosen))
+    if noted != str(chosen):
+        part = note.with_suffix(".part")
+        part.write_text(str(chosen))
+        os.replace(part, note)
     return chosen
 
 

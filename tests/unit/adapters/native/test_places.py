@@ -34,6 +34,18 @@ def test_the_next_daemon_finds_the_sockets_whatever_its_environment(tmp_path: Pa
     assert socket_folder(deep, {}) == chosen
 
 
+def test_a_note_that_a_full_disk_left_empty_is_not_believed(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep, elsewhere = tmp_path / ("x" * 100), tmp_path / "elsewhere"
+    deep.mkdir()
+    elsewhere.mkdir(mode=0o755)
+    (deep / "sockets").write_text("")
+    monkeypatch.chdir(elsewhere)
+    assert socket_folder(deep, {"XDG_RUNTIME_DIR": str(folder)}).parent == folder
+    assert mode(elsewhere) == 0o755
+
+
 def test_a_folder_is_private_under_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
