@@ -15,8 +15,9 @@ from qwend.core.planner import Snapshot, plan
 from qwend.core.signals import Again, Stop
 from qwend.errors import GateRefused, OutOfResource, StepFailed
 from qwend.model.host import Host
+from qwend.model.image import HostProgram
 from qwend.model.launch import Resources
-from qwend.model.plan import Compiled, Restart
+from qwend.model.plan import Compiled, CompiledStep, Restart
 from qwend.model.service import Run
 from qwend.reconciler.reconciler import Reconciler
 from qwend.reconciler.runs import Drive
@@ -358,3 +359,25 @@ async def test_a_choice_that_was_not_offered_fails_the_step(house: House) -> Non
     await house.finish("best")
     assert house.row("best").state == "failed"
     assert "chose other" in house.row("best").reason
+
+
+async def test_images_that_do_not_need_each_other_are_built_side_by_side_and_each_once(house: House) -> None:
+    builder: Any = house.world.builders["native"]
+    builder.gate = asyncio.Event()
+
+    def within(step: CompiledStep, name: str) -> CompiledStep:
+        return msgspec.structs.replace(step, image=HostProgram(name=name, program=name, install_hint=""))
+
+    # Each step waits for the one before it; their images wait for nobody.
+    chain = recipe(
+        within(job("a"), "one"), within(job("b", "a"), "two"), within(job("c", "b"), "one"),
+        within(service("d", "c"), "three"),
+    )  # fmt: skip
+    builder.missing = {"one", "two", "three"}
+    await house.up(chain)
+    assert sorted(builder.built) == ["one", "three", "two"]
+    assert house.runtime.calls == []
+    builder.gate.set()
+    await settle()
+    assert house.state("a") == "running"
+    assert sorted(builder.built) == ["one", "three", "two"]
