@@ -25,6 +25,7 @@ from qwend.adapters.image_keeper import ImageKeeper
 from qwend.adapters.lock import DaemonLock, remove_stale_socket
 from qwend.adapters.native.runtime import NativeRuntime
 from qwend.adapters.pip_settings import IndexSettings
+from qwend.adapters.ports import taken
 from qwend.adapters.prober import HttpProber
 from qwend.adapters.programs import NativeBuilder
 from qwend.adapters.rebuild import Rebuilt, rebuild
@@ -146,6 +147,7 @@ async def _daemon(home: str) -> None:
         reconciler,
         runtime=default,
         runtimes=ready_runtimes,
+        taken=taken,
     )
     rooms = Rooms(
         reconciler,

@@ -44,11 +44,27 @@ def test_20_a_fixed_port_gives_an_error_that_names_its_holder(
 ) -> None:
     port = a_free_port()
     strangers.append(a_stranger(port))
-    end_ = house.up(name, {"chat": serve(port=port)})
-    assert end_["exit_code"] == 5
-    assert f"port {port} is taken by" in end_["error"]["message"]
-    assert f"(pid {strangers[0].pid})" in end_["error"]["message"]
+    steps = {"chat": serve(port=port)}
+    (blocker,) = house.plan(name, steps)["blockers"]
+    with pytest.raises(OutOfResource) as caught:
+        house.up(name, steps)
+    assert caught.value.exit_code == 5
+    for said in (blocker, caught.value.message):
+        assert f"port {port} is taken by" in said
+        assert f"(pid {strangers[0].pid})" in said
     assert house.row(f"{name}/chat")["generation"] == 0, "nothing was started"
+
+
+def test_20_a_fixed_port_that_is_taken_since_the_plan_is_told_when_the_service_starts(
+    house: House, name: str, strangers: Strangers
+) -> None:
+    port = a_free_port()
+    end_ = house.up(name, {"chat": serve(port=port)})
+    assert end_["exit_code"] == 0
+    house.act(f"{name}/chat", "stop")
+    strangers.append(a_stranger(port))
+    house.act(f"{name}/chat", "start")
+    assert f"port {port} is taken by" in house.row(f"{name}/chat")["reason"]
 
 
 def test_20_a_fixed_port_that_is_lost_to_a_stranger_is_not_evaded(
@@ -66,8 +82,8 @@ def test_20_a_fixed_port_that_is_lost_to_a_stranger_is_not_evaded(
 def test_20_a_port_of_another_recipe_names_that_recipe(house: House, name: str) -> None:
     port = a_free_port()
     house.up(name, {"chat": serve(port=port)})
-    end_ = house.up(f"{name}b", {"web": serve(port=port)})
-    assert f"port {port} is held by {name}/chat" in end_["error"]["message"]
+    with pytest.raises(OutOfResource, match=f"port {port} is held by {name}/chat"):
+        house.up(f"{name}b", {"web": serve(port=port)})
 
 
 def test_21_fifty_services_at_once_have_fifty_ports_none_of_them_ephemeral(house: House, name: str) -> None:

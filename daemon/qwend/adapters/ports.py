@@ -158,11 +158,24 @@ def _addresses(*, fixed: bool) -> tuple[str, ...]:
     return LOOPBACK if fixed and sys.platform == "linux" else EVERYWHERE
 
 
-def _taken(port: int) -> OutOfResource:
+def taken(port: int) -> str | None:
+    """`taken by nginx (pid 812)`, or why else a service could not listen there now; None where it could. Blocks."""
+    try:
+        return None if is_free(port, _addresses(fixed=True)) else f"taken by {_whom(port)}"
+    except UsageError as error:
+        return "privileged" if error.code == "port-privileged" else None
+    except OSError:
+        return None  # it cannot be told: the service itself will meet it
+
+
+def _whom(port: int) -> str:
     listener = who_listens(port)
-    by = listener.describe() if listener else "another program, or was a moment ago"
+    return listener.describe() if listener else "another program, or was a moment ago"
+
+
+def _taken(port: int) -> OutOfResource:
     return OutOfResource(
-        f"port {port} is taken by {by}",
+        f"port {port} is taken by {_whom(port)}",
         code="port-taken",
         hint="stop that program, or leave `port:` out and a free one is leased",
     )

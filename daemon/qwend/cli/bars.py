@@ -56,11 +56,13 @@ class Bars:
 
     def event(self, event: Json) -> None:
         line = describe(event)
-        state = (event.get("row") or {}).get("state") or event["kind"].partition(".")[2]
+        noun, _, what = event["kind"].partition(".")
+        state = (event.get("row") or {}).get("state") or what
+        name = f"image {event['subject']}" if noun == "image" else event["subject"]  # as progress calls it
         if state in _OVER:
-            self._drop(event["subject"])
-        elif event["kind"].partition(".")[0] in {"service", "job", "image"}:
-            self._task(event["subject"], clean(line or f"{subject(event['subject'])}: {state}", lines=False))
+            self._drop(name)
+        elif noun in {"service", "job", "image"}:
+            self._task(name, clean(line or f"{subject(event['subject'])}: {state}", lines=False))
         if line is not None and state not in {"running", "starting", "building"}:
             self.say(line, colour=state_colour(line))
 

@@ -45,6 +45,18 @@ def notices(plan: Json) -> list[str]:
     return [paint(clean(text, lines=False), "yellow") for step in steps for text in step["notices"]]
 
 
+def builds(told: Json) -> list[str]:
+    """What became of the images that were being built for what is stopped."""
+    ended = [
+        f"the build of image {name} is ended; what it fetched is kept"
+        for name in told.get("builds_ended") or ()
+    ]
+    names = told.get("builds_going_on") or ()
+    return [clean(line, lines=False) for line in ended] + [
+        clean(f"image {name} is built on: something else waits for it", lines=False) for name in names
+    ]
+
+
 def closing(steps: Sequence[Json], plan: Json, key: str | None) -> list[str]:
     """Loud notices, then a `curl` line for every service that speaks the OpenAI API. `key` is what a shell makes
     the API key of."""

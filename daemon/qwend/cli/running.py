@@ -112,6 +112,10 @@ class Foreground:
         if error and len(failed := results.failures(steps)) > 1:
             click.echo("\n".join(failed), err=True)
         code = settle(end)
+        if code == 130 and not self._interrupts:
+            click.echo(
+                spelled("qwend: it was stopped by a `qwend down`, or by another who held it"), err=True
+            )
         if not self._interrupts:
             for line in results.closing(steps, self._plan, self._key):
                 click.echo(line)
@@ -145,11 +149,13 @@ class Foreground:
         self._say("killing" if kill else "stopping; once more kills")
         patient = Client(self._client.path, timeout_s=None)  # a stop takes as long as the services' grace
         try:
-            stopped = patient.post(f"/v1/runs/{quote(self._run)}/release", {"kill": kill}).get("stopped")
+            told = patient.post(f"/v1/runs/{quote(self._run)}/release", {"kill": kill})
         except QwendError as error:
             self._say(error.lines()[0])
             raise _LetGo from None
-        if not stopped:
+        for line in results.builds(told):
+            self._say(line)
+        if not told.get("stopped"):
             self._say("it goes on in the background: `qwend ps` shows it, `qwend down` stops it")
             raise _LetGo
 

@@ -37,7 +37,10 @@ async def act(
         yield {"notice": f"{key}: {box.row.state} already, there is nothing to {verb}"}
     async with reconciler.world.hub.follow() as news:
         task = asyncio.create_task(perform())
-        async for item in until(task, news, lambda event: event.subject == key):
+        image = f"image {box.compiled.image.name}" if box.compiled.image is not None else key
+        async for item in until(
+            task, news, lambda event: event.subject == key, lambda subject: subject in (key, image)
+        ):
             yield item
         row = task.result()
     failed = verb != "stop" and row.state == "failed"

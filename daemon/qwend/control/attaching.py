@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -12,12 +12,11 @@ from qwend.api.control import AttachRequest, Json
 from qwend.control.planning import Planned
 from qwend.control.refusals import blocked
 from qwend.control.running import Running
-from qwend.control.streams import until
+from qwend.control.streams import concerning, until
 from qwend.control.ulid import ulid
 from qwend.control.views import plan_view
 from qwend.effects import Screen, Terminal
 from qwend.errors import QwendError, UsageError
-from qwend.model.event import Event
 from qwend.model.plan import CompiledStep
 from qwend.reconciler.attached import Attached
 from qwend.reconciler.reconciler import Reconciler
@@ -60,7 +59,7 @@ class Attaching:
                 try:
                     if drive is not None:
                         yield {"run": drive.run.id, "attached": False}
-                    async for item in until(task, news, _ours(recipe), f"{recipe}/"):
+                    async for item in until(task, news, *concerning(planned.compiled)):
                         yield item
                 finally:
                     task.cancel()
@@ -102,6 +101,7 @@ class Attaching:
             await attached.gone()
         except QwendError as error:
             log.warning("an attached step could not be cleared away: %s", error)
+        await self._reconciler.end_builds()
 
 
 def _interactive(planned: Planned, asked: tuple[str, ...]) -> CompiledStep:
@@ -128,10 +128,3 @@ def _before(planned: Planned, step: CompiledStep) -> Planned:
         compiled=msgspec.structs.replace(compiled, steps=rest, left_out=(*compiled.left_out, step.name)),
         plan=msgspec.structs.replace(plan, actions=actions),
     )
-
-
-def _ours(recipe: str) -> Callable[[Event], bool]:
-    def ours(event: Event) -> bool:
-        return event.subject.startswith(f"{recipe}/") or event.kind.startswith("image.")
-
-    return ours

@@ -16,7 +16,7 @@ class Owners:
 
     def __init__(self) -> None:
         self._clients: dict[str, Counter[str]] = {}
-        self._kept: set[str] = set()
+        self._kept: dict[str, set[str]] = {}
         self._fleeting: dict[str, set[str]] = {}
         self._leaving: dict[str, frozenset[str]] = {}
         self._said: Counter[str] = Counter()
@@ -26,9 +26,13 @@ class Owners:
         self._clients.setdefault(recipe, Counter())[run] += 1
         self._fleeting.setdefault(recipe, set()).add(run)
 
-    def keep(self, recipe: str) -> None:
-        """Somebody wants the recipe to stay."""
-        self._kept.add(recipe)
+    def keep(self, recipe: str, run: str = "") -> None:
+        """Somebody wants the recipe to stay, and began this run for it."""
+        self._kept.setdefault(recipe, set()).add(run)
+
+    def keep_no_more(self, recipe: str, run: str) -> None:
+        """What somebody wanted to stay did not come to be."""
+        self._kept.get(recipe, set()).discard(run)
 
     def leave(self, recipe: str, run: str) -> None:
         """A client is gone, and what it brought up stays; nothing new of one that let go before."""
@@ -47,7 +51,7 @@ class Owners:
         somebody who wanted it kept, are left. `followed`: the run goes on, and the client will leave as well."""
         self._drop(recipe, run)
         self._said[run] += followed
-        if self._clients.get(recipe) or recipe in self._kept:
+        if self._clients.get(recipe) or self._kept.get(recipe):
             return None
         self._leaving[recipe] = frozenset(self._fleeting.pop(recipe, set()) | {run})
         return self._leaving[recipe]
@@ -59,7 +63,7 @@ class Owners:
     def forget(self, recipes: Iterable[str]) -> None:
         """These are stopped, whoever wanted them."""
         for recipe in recipes:
-            self._kept.discard(recipe)
+            self._kept.pop(recipe, None)
             self._clients.pop(recipe, None)
             self._fleeting.pop(recipe, None)
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from qwend.api.control import RecipeRequest
+from qwend.control.fixed_ports import held_ports
 from qwend.control.lockfile import LockFile
 from qwend.core.planner import Snapshot, plan
 from qwend.core.recipe_text import RecipeFile
@@ -67,6 +68,8 @@ class Planned(msgspec.Struct, frozen=True):
     plan: Plan
     lock: LockFile
     host: Host
+    ports: dict[int, str] = {}
+    """Ports that the recipe fixes and others hold, and who."""
 
 
 class Planning:
@@ -81,14 +84,17 @@ class Planning:
         *,
         runtime: str | None,
         runtimes: Callable[[Host], tuple[Host, tuple[str, ...]]],
+        taken: Callable[[int], str | None] = lambda _: None,
     ) -> None:
-        """`runtimes` tells which answer on a host as it was observed, and the host with what they lack."""
+        """`runtimes` tells which answer on a host as it was observed, and the host with what they lack; `taken` by
+        whom a port of this machine is taken (it may block)."""
         self._worker = worker
         self._asker = asker
         self._images = images
         self._reconciler = reconciler
         self._runtime = runtime
         self._runtimes = runtimes
+        self._taken = taken
         self._away: dict[str, tuple[float, Unreachable]] = {}
 
     async def plan(self, request: RecipeRequest, tell: Tell) -> Planned:
@@ -108,7 +114,9 @@ class Planning:
         pins = await self._pins(loaded, lock, request, tell)
         compiled = await self._worker.compile(load, pins, self._reconciler.compiled(loaded.recipe))
         await self._require_places(compiled)
-        return Planned(compiled, await self.again(compiled, request.force, host), lock, host)
+        leases = world.state.rows("lease")
+        ports = {} if request.host else await held_ports(compiled, leases, self._taken)
+        return Planned(compiled, await self.again(compiled, request.force, host, ports), lock, host, ports)
 
     async def _require_places(self, compiled: Compiled) -> None:
         """Nobody trains for hours to be told that the place of the result is taken."""
@@ -128,8 +136,14 @@ class Planning:
                     )
         _raise_all(problems, "the places of several results are taken")
 
-    async def again(self, compiled: Compiled, force: Sequence[str], host: Host | None = None) -> Plan:
-        """What is left to do of a compiled recipe."""
+    async def again(
+        self,
+        compiled: Compiled,
+        force: Sequence[str],
+        host: Host | None = None,
+        ports: Mapping[int, str] | None = None,
+    ) -> Plan:
+        """What is left to do of a compiled recipe; `ports` are those that others hold."""
         world = self._reconciler.world
         old = self._reconciler.compiled(compiled.recipe)
         snapshot = Snapshot(
@@ -138,6 +152,7 @@ class Planning:
             images=await self._realised(compiled),
             rows={row.step: row for row in self._reconciler.rows(compiled.recipe)},
             previous={step.name: step for step in old.steps} if old else {},
+            ports=ports or {},
         )
         return plan(compiled, snapshot, force)
 

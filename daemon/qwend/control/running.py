@@ -11,11 +11,11 @@ from qwend.api.control import Json, RecipeRequest
 from qwend.control import refusals
 from qwend.control.owners import Owners, stays_for
 from qwend.control.planning import Planned, Planning
-from qwend.control.streams import drain, until
+from qwend.control.streams import concerning, drain, until
 from qwend.control.ulid import ulid
 from qwend.control.views import plan_view
 from qwend.effects import Progress
-from qwend.errors import QwendError, Unreachable, UsageError
+from qwend.errors import Interrupted, QwendError, Unreachable, UsageError
 from qwend.model.event import Event
 from qwend.model.plan import Compiled
 from qwend.model.service import Run, Step
@@ -79,7 +79,9 @@ class Running:
                     drive = None
                     if planned.plan.changes:
                         # Another `up` may have ended since this was planned: what it did is not done again.
-                        again = await self._planning.again(planned.compiled, request.force, planned.host)
+                        again = await self._planning.again(
+                            planned.compiled, request.force, planned.host, planned.ports
+                        )
                         planned = msgspec.structs.replace(planned, plan=again)
                     yield plan_view(planned.plan, planned.compiled)
                     refusals.require_secrets(planned, self._reconciler.world.secrets)
@@ -96,7 +98,7 @@ class Running:
             run = drive.run.id
             mine = not request.kept and (attached or drive.plan.changes)
             if request.kept:
-                self._owners.keep(recipe)
+                self._keep(recipe, drive)
             elif mine:  # else it stays for nothing: there is nothing of its own to stop
                 self._owners.join(recipe, run)
             stays = False
@@ -116,7 +118,7 @@ class Running:
         async with self._starting.setdefault(compiled.recipe, asyncio.Lock()):
             drive = self._reconciler.active(compiled.recipe)
             if drive is None or drive.compiled.digest != compiled.digest:
-                again = await self._planning.again(compiled, request.force, planned.host)
+                again = await self._planning.again(compiled, request.force, planned.host, planned.ports)
                 planned = msgspec.structs.replace(planned, plan=again)
                 refusals.require_secrets(planned, self._reconciler.world.secrets)
                 planned.lock.write()
@@ -140,6 +142,7 @@ class Running:
         """An owner lets go. The last owner of a run that nobody kept stops what it started, and no more."""
         drive = self._drive(run)
         recipe = drive.compiled.recipe
+        wanted = drive.wants()
         if kill:
             await self._reconciler.kill(recipe, self._owners.leaving(recipe))
             return {"stopped": True}
@@ -149,7 +152,11 @@ class Running:
         if runs is None:
             return {"stopped": False}
         await self._reconciler.down(recipe, runs=runs)
-        return {"stopped": True}
+        return {
+            "stopped": True,
+            "builds_ended": await self._reconciler.end_builds(),
+            "builds_going_on": self._reconciler.builds.going_on(wanted),
+        }
 
     async def down(self, recipe: str | None) -> AsyncIterator[Json]:
         """Stops one recipe, or all, and tells of every step that ends."""
@@ -158,12 +165,25 @@ class Running:
             raise UsageError(
                 f"there is no recipe {recipe}", code="no-such-recipe", hint="qwend ls lists them"
             )
-        names = [recipe] if recipe is not None else sorted({row.recipe for row in rows})
+        names = (
+            [recipe]
+            if recipe is not None
+            else sorted({row.recipe for row in rows} | set(self._reconciler.drives))
+        )
+        ended = [drive for name in names if (drive := self._reconciler.active(name)) is not None]
         async with self._reconciler.world.hub.follow() as news:
             task = asyncio.create_task(self._down(names))
-            async for item in until(task, news, lambda event: event.subject.partition("/")[0] in names):
+            recipes = set(names)
+            async for item in until(
+                task,
+                news,
+                lambda event: event.subject.partition("/")[0] in recipes,
+                lambda subject: subject.partition("/")[0] in recipes,
+            ):
                 yield item
             stopped = task.result()
+        wanted = {key for drive in ended for key in drive.wants()}
+        ended_builds = await self._reconciler.end_builds()
         done = [row for row in stopped if row.settled]
         killed = [row.key for row in done if row.exit is not None and row.exit.killed]
         left = [f"{row.key} may still run: {row.reason}" for row in stopped if not row.settled]
@@ -172,6 +192,8 @@ class Running:
             "end": {
                 "stopped": [row.key for row in done],
                 "killed": killed,
+                "builds_ended": ended_builds,
+                "builds_going_on": self._reconciler.builds.going_on(wanted),
                 "exit_code": error.exit_code if error else 0,
                 "error": error.to_dict() if error else None,
             }
@@ -193,7 +215,7 @@ class Running:
             snapshot = await self._planning.again(compiled, run.force)
             self._over[run.id] = await self._reconciler.start(run, compiled, snapshot)
             if run.kept:
-                self._owners.keep(run.recipe)
+                self._keep(run.recipe, self._over[run.id])
             count += 1
         return count
 
@@ -207,6 +229,16 @@ class Running:
         while len(self._over) > 64:
             self._over.pop(next(iter(self._over)))
         return drive
+
+    def _keep(self, recipe: str, drive: Drive) -> None:
+        """What `-d` brought up stays; but who asked for what then failed has nothing that others must leave alone."""
+
+        def ended(_: object) -> None:
+            if drive.error is not None and not isinstance(drive.error, Interrupted):
+                self._owners.keep_no_more(recipe, drive.run.id)
+
+        self._owners.keep(recipe, drive.run.id)
+        drive.task.add_done_callback(ended)
 
     def _unsettled(self, compiled: Compiled) -> bool:
         """Whether a step that is kept is still on its way, so that there is something to wait for."""
@@ -241,12 +273,7 @@ class Running:
     async def _follow(self, drive: Drive, news: asyncio.Queue[Event | Progress]) -> AsyncIterator[Json]:
         recipe, run = drive.compiled.recipe, drive.run.id
 
-        def ours(event: Event) -> bool:
-            return (
-                event.run == run or event.subject.startswith(f"{recipe}/") or event.kind.startswith("image.")
-            )
-
-        async for item in until(drive.task, news, ours, f"{recipe}/"):
+        async for item in until(drive.task, news, *concerning(drive.compiled, run)):
             yield item
         yield {"end": self._end(recipe, drive.run.state, drive.error)}
 

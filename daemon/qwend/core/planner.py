@@ -38,6 +38,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     images: Container[tuple[str, str]] = frozenset()
     rows: Mapping[str, Step] = {}
     previous: Mapping[str, CompiledStep] = {}
+    ports: Mapping[int, str] = {}
+    """Ports that somebody else holds, of those that the recipe fixes; and who."""
 
 
 def plan(compiled: Compiled, snapshot: Snapshot, force: Iterable[str] = ()) -> Plan:
@@ -66,10 +68,19 @@ def plan(compiled: Compiled, snapshot: Snapshot, force: Iterable[str] = ()) -> P
         recipe=compiled.recipe,
         actions=tuple(actions),
         warnings=(*compiled.warnings, *dict.fromkeys(notices), *found.warnings),
-        blockers=found.blockers,
+        blockers=(*found.blockers, *_taken(acting, snapshot)),
         download=found.download,
         disk=found.disk,
     )
+
+
+def _taken(acting: Iterable[CompiledStep], snapshot: Snapshot) -> Iterable[str]:
+    """Fixed ports that are not to be had: said now, not when the jobs before the service are done."""
+    for step in acting:
+        port = step.policy.port
+        if step.kind == "service" and port is not None and port in snapshot.ports:
+            mend = "stop that, or leave `port:` out and a free one is leased"
+            yield f"{step.name}: port {port} is {snapshot.ports[port]} ({mend})"
 
 
 def realisation(runtime: str, image: Image) -> tuple[str, str]:

@@ -46,6 +46,8 @@ def select(
     for a step that was asked for and cannot be had, and if nothing is left.
     """
     variants = {variant.name: variant for variant in loaded.variants}
+    profiles = tuple(profiles)
+    _require_profiles(loaded, profiles)
     asked = _asked(variants, tuple(only))
     chosen_device = device if device not in (None, "auto") else family(host.flavours()[0])
     reasons = _reasons(loaded, set(profiles), chosen_device, host.system, {variants[n].step for n in asked})
@@ -61,7 +63,7 @@ def select(
     wanted = _closure(variants, asked or standing)
     if not wanted:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-        hint = "interactive steps are started by name: qwend run, qwend chat"
+        hint = _hint(loaded, reasons)
         raise UsageError(f"no step is left to do ({why or 'all are interactive'})", code="nothing", hint=hint)
     read = {name for n in wanted for name in _reads(variants[n]) if name not in variants}
     sources = [name for name in (*loaded.recipe.models, *loaded.recipe.datasets) if name in read]
@@ -70,6 +72,32 @@ def select(
         tuple(sources),
         tuple(name for name in variants if name not in wanted),
     )
+
+
+def _require_profiles(loaded: Loaded, profiles: tuple[str, ...]) -> None:
+    """Raises UsageError for a profile that no step has: choosing it would do nothing."""
+    known = dict.fromkeys(name for step in loaded.recipe.steps.values() for name in step.profiles)
+    for name in profiles:
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else "no step has any"
+            raise UsageError(
+                f"no step has the profile {quote(name)}{did_you_mean(name, known)}",
+                code="unknown-profile",
+                hint=there,
+            )
+
+
+def _hint(loaded: Loaded, reasons: Mapping[str, str]) -> str:
+    """What would leave something to do."""
+    steps = {variant.name: loaded.recipe.steps[variant.step] for variant in loaded.variants}
+    hidden = dict.fromkeys(
+        profile for name, why in reasons.items() if "profile" in why for profile in steps[name].profiles
+    )
+    if hidden:
+        return " or ".join(f"--profile {name}" for name in hidden)
+    if reasons:
+        return "the conditions under when: decide that; --device asks for another device"
+    return "interactive steps are started by name: qwend run, qwend chat"
 
 
 def _asked(variants: Mapping[str, Variant], only: tuple[str, ...]) -> list[str]:

@@ -11,13 +11,14 @@ from typing import Literal
 import msgspec
 
 from qwend.core.signals import Stop
-from qwend.effects import Progress, Realised
-from qwend.errors import UsageError
+from qwend.effects import Realised
+from qwend.errors import Interrupted, UsageError
 from qwend.model.event import Event
 from qwend.model.image import Image
 from qwend.model.plan import Compiled, CompiledStep, Plan
 from qwend.model.service import HEIR, Run, Step
 from qwend.reconciler import handover
+from qwend.reconciler.builds import Builds
 from qwend.reconciler.mailbox import Mailbox
 from qwend.reconciler.recovery import Recovery
 from qwend.reconciler.runs import Drive
@@ -43,7 +44,7 @@ class Reconciler:
         self.drives: dict[str, Drive] = {}
         self._plans: dict[str, _Planned] = {}
         self._making: dict[str, asyncio.Lock] = {}
-        self._builds: dict[str, asyncio.Task[Realised]] = {}
+        self.builds = Builds(world)
         self._recovery = Recovery(self)
 
     # -- what is known -----------------------------------------------------------------------------
@@ -114,13 +115,15 @@ class Reconciler:
         plan wants the very same ones, and are cancelled where it does not."""
         old = self.drives.pop(compiled.recipe, None)
         if old is not None and not old.over:
-            await old.cancel("superseded")
+            await old.cancel("superseded", _superseded(plan))
             await self._drop_unwanted(old.compiled, compiled)
         planned = _Planned(compiled, run.id, self._beside(compiled))
         row = msgspec.to_builtins(planned)
         await self.world.record(Event("recipe.planned", compiled.recipe, "recipe", row, run=run.id))
         self._plans[compiled.recipe] = planned
         drive = self.drives[compiled.recipe] = Drive(run, compiled, plan, self)
+        if old is not None:
+            await self.end_builds()
         return drive
 
     def _beside(self, compiled: Compiled) -> tuple[CompiledStep, ...]:
@@ -161,30 +164,12 @@ class Reconciler:
 
     async def realise(self, runtime: str, image: Image) -> Realised:
         """The realised image; whoever asks meanwhile shares the build."""
-        key = f"{runtime} {image.digest}"
-        task = self._builds.get(key)
-        if task is None:
-            task = self._builds[key] = asyncio.create_task(self._build(runtime, image))
-            task.add_done_callback(lambda _: self._builds.pop(key, None))
-        return await asyncio.shield(task)
+        return await self.builds.realise(runtime, image)
 
-    async def _build(self, runtime: str, image: Image) -> Realised:
-        builder = self.world.builders[runtime]
-        found = await builder.find(image)
-        if found is not None:
-            return found
-        subject = f"image {image.name}"
-        await self.world.record(
-            Event("image.building", image.name, data={"digest": image.digest, "runtime": runtime})
-        )
-
-        def tell(progress: Progress) -> None:
-            self.world.hub.tell(msgspec.structs.replace(progress, subject=subject))
-
-        realised = await builder.realise(image, tell)
-        data = {"digest": image.digest, "runtime": runtime, "seconds": realised.seconds}
-        await self.world.record(Event("image.built", image.name, data=data))
-        return realised
+    async def end_builds(self) -> list[str]:
+        """Ends the builds that no run and no client waits for; the names of their images."""
+        wanted = {key for drive in self.drives.values() for key in drive.wants()}
+        return await self.builds.abandon(wanted)
 
     # -- stops -------------------------------------------------------------------------------------
 
@@ -255,17 +240,27 @@ class Reconciler:
     async def close(self) -> None:
         """The daemon goes; what runs stays."""
         await self._recovery.close()
-        for task in [
-            *(drive.task for drive in self.drives.values()),
-            *self._builds.values(),
-        ]:
-            task.cancel()
+        for drive in self.drives.values():
+            drive.task.cancel()
+        self.builds.close()
         for box in self.boxes.values():
             await box.close()
 
 
 def _kind(step: CompiledStep) -> Literal["job", "service"]:
     return "service" if step.kind == "service" else "job"
+
+
+def _superseded(plan: Plan) -> Interrupted:
+    """What the client of the run before is told."""
+    todo = [f"{action.verb} {action.step}" for action in plan.actions if action.verb != "keep"]
+    more = f" and {len(todo) - 3} more" if len(todo) > 3 else ""
+    return Interrupted(
+        f"another `up` of {plan.recipe} took this one's place: it is to {', '.join(todo[:3])}{more}; what both want "
+        "goes on",
+        code="superseded",
+        hint="qwend ps shows it",
+    )
 
 
 def _under_way(row: Step) -> bool:

@@ -17,8 +17,9 @@ from qwend.model.artifact import Artifact
 from qwend.model.event import Event
 from qwend.model.image import Image
 from qwend.model.plan import Compiled, CompiledStep, Plan
-from qwend.model.service import Run, Step
+from qwend.model.service import Run, RunState, Step
 from qwend.reconciler import handover
+from qwend.reconciler.builds import build_key
 
 if TYPE_CHECKING:
     from qwend.reconciler.mailbox import Mailbox
@@ -57,12 +58,17 @@ class Drive:
     def over(self) -> bool:
         return self.task.done()
 
-    async def cancel(self, state: str = "cancelled") -> None:
-        """Starts nothing more; what runs is left to its mailbox."""
+    async def cancel(self, state: RunState = "cancelled", error: QwendError | None = None) -> None:
+        """Starts nothing more; what runs is left to its mailbox. `error` is what followers are told."""
+        self.error = error
+        self.run = msgspec.structs.replace(self.run, state=state)  # followers wake up when the task is over
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         for task in [*self._outcomes.values(), *self._images.values()]:
             task.cancel()
+        await asyncio.gather(
+            *self._images.values(), return_exceptions=True
+        )  # they wait for their builds no more
         await self._finish(state)
 
     async def _go(self) -> None:
@@ -240,6 +246,11 @@ class Drive:
             await box.post(Stop(why))
             await box.until(lambda row: row.settled and row.state != "ready")
 
+    def wants(self) -> set[str]:
+        """Keys of the builds that the run needs."""
+        steps = (step for step in self.compiled.steps if self._needs_image(step))
+        return {build_key(step.runtime, step.image) for step in steps if step.image is not None}
+
     def _needs_image(self, step: CompiledStep) -> bool:
         action = self._verbs.get(step.name)
         return action is not None and action.verb in {"run", "start", "replace"} and step.image is not None
@@ -249,7 +260,7 @@ class Drive:
         image = step.image
         if image is None:
             raise StepFailed(f"{step.name}: {step.engine} names no image")
-        key = f"{step.runtime} {image.digest}"
+        key = build_key(step.runtime, image)
         if key not in self._images:
             self._images[key] = asyncio.create_task(self._build(step, image))
         return self._images[key]

@@ -15,8 +15,10 @@ from qwend.control.acting import act
 from qwend.control.lockfile import LockFile
 from qwend.control.planning import Planning
 from qwend.control.running import Running
-from qwend.errors import UsageError
+from qwend.effects import Progress
+from qwend.errors import OutOfResource, UsageError
 from qwend.model.artifact import Pin
+from qwend.model.event import Event
 from qwend.model.host import Host
 from qwend.model.plan import Compiled, Restart
 from qwend.reconciler.reconciler import Reconciler
@@ -180,7 +182,7 @@ async def test_an_up_that_changed_nothing_stops_nothing_when_it_is_let_go(house:
     task = asyncio.create_task(house.running.release(runs[0], kill=False))
     await settle()
     await house.world.clock.advance(1.0)
-    assert await asyncio.wait_for(task, 1) == {"stopped": True}
+    assert (await asyncio.wait_for(task, 1))["stopped"]
 
 
 async def test_who_lets_go_stops_what_his_run_started_and_nothing_of_before(house: House) -> None:
@@ -270,3 +272,128 @@ async def test_a_lock_that_cannot_be_written_is_an_error(
     monkeypatch.setattr(LockFile, "write", lambda _: False)
     with pytest.raises(UsageError, match=r"r\.lock cannot be written"):
         await house.lock(recipe(service("chat")))
+
+
+# --- builds, and who waits for them -----------------------------------------------------------------------------
+
+
+def other(compiled: Compiled, name: str) -> Compiled:
+    """The same steps under another recipe's name."""
+    return Compiled(name, f"{compiled.digest} of {name}", compiled.steps, "/nowhere")
+
+
+async def begin(house: House, compiled: Compiled, kept: bool = False) -> tuple[asyncio.Task[Any], list[Any]]:
+    """An `up` whose image is being built, and what its client was told so far."""
+    builder = house.world.builders["native"]
+    builder.missing, builder.gate = {"echo"}, builder.gate or asyncio.Event()
+    house.worker.compiled = compiled
+    told: list[Any] = []
+    request = RecipeRequest((FileText("-", ""),), "/nowhere", kept=kept)
+
+    async def follow() -> None:
+        async for item in house.running.up(request):
+            told.append(item)  # noqa: PERF401 (what was told so far is looked at meanwhile)
+
+    task = asyncio.create_task(follow())
+    await settle()
+    assert builder.built, "nothing is built"
+    return task, told
+
+
+def run_of(told: list[Any]) -> str:
+    return str(next(item["run"] for item in told if item.get("run")))
+
+
+async def test_the_last_who_lets_go_ends_the_build_that_nobody_else_waits_for(house: House) -> None:
+    task, told = await begin(house, recipe(service("chat")))
+    answer = await house.running.release(run_of(told), kill=False)
+    assert answer == {"stopped": True, "builds_ended": ["echo"], "builds_going_on": []}
+    await asyncio.wait_for(task, 10)
+    assert [event.kind for event in house.world.state.events if event.kind.startswith("image.")] == [
+        "image.building",
+        "image.cancelled",
+    ]
+
+
+async def test_down_ends_a_build_and_says_so(house: House) -> None:
+    task, _ = await begin(house, recipe(service("chat")))
+    *_, ended = [item async for item in house.running.down("r")]
+    assert ended["end"]["builds_ended"] == ["echo"]
+    await asyncio.wait_for(task, 10)
+
+
+async def test_a_build_that_another_recipe_waits_for_goes_on_and_that_is_said(house: House) -> None:
+    first, told = await begin(house, recipe(service("chat")))
+    second, _ = await begin(house, other(recipe(service("chat")), "r2"))
+    answer = await house.running.release(run_of(told), kill=False)
+    assert (answer["builds_ended"], answer["builds_going_on"]) == ([], ["echo"])
+    house.world.builders["native"].gate.set()
+    await settle()
+    assert house.world.builders["native"].built == ["echo"]
+    assert house.reconciler.find("r2/chat").row.state in {"starting", "ready"}
+    for task in (first, second):
+        task.cancel()
+
+
+async def test_a_run_that_takes_anothers_place_takes_over_its_build_and_the_other_is_told(
+    house: House,
+) -> None:
+    first, told = await begin(house, recipe(service("chat")))
+    changed = Compiled(
+        "r", "another digest", (*recipe(service("chat")).steps, *recipe(job("job")).steps), "/nowhere"
+    )
+    second, _ = await begin(house, changed)
+    await asyncio.wait_for(first, 10)
+    assert house.world.builders["native"].built == ["echo"]
+    assert "image.cancelled" not in [event.kind for event in house.world.state.events]
+    ended = end(told)
+    assert (ended["state"], ended["exit_code"]) == ("superseded", 130)
+    assert "another `up` of r took this one's place: it is to" in ended["error"]["message"]
+    assert "run job" in ended["error"]["message"]
+    second.cancel()
+
+
+async def test_what_others_build_is_no_news_of_a_run(house: House) -> None:
+    task, told = await begin(house, recipe(job("job")))
+    house.world.hub.tell(Progress("image elsewhere", "install", 1, 2))
+    house.world.hub.tell(Event("image.building", "elsewhere"))
+    house.world.hub.tell(Progress("image echo", "install", 2, 2))
+    await settle()
+    news = [item["progress"]["subject"] for item in told if "progress" in item]
+    assert set(news) == {"image echo"}
+    assert [
+        item["event"]["subject"] for item in told if "event" in item and "image" in item["event"]["kind"]
+    ] == ["echo"]
+    task.cancel()
+
+
+# --- who asked for it to stay, and who did not --------------------------------------------------------------------
+
+
+async def test_a_kept_up_that_failed_keeps_nothing_from_being_stopped_later(house: House) -> None:
+    failed = await house.up(recipe(job("badjob"), service("chat")), kept=True)
+    assert end(failed)["exit_code"] == 1
+    second = await house.up(recipe(service("chat"), service("other")), kept=False)
+    assert await house.let_go(second)
+    assert house.states() == {"badjob": "failed", "chat": "ready", "other": "stopped"}
+
+
+# --- ports --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fixed_port_that_is_taken_is_told_by_the_plan_with_its_holder(house: House) -> None:
+    house.planning._taken = {8080: "taken by nginx (pid 812)"}.get
+    with pytest.raises(OutOfResource) as caught:
+        await house.up(recipe(job("job"), service("chat", "job", port=8080)))
+    assert caught.value.message.startswith("chat: port 8080 is taken by nginx (pid 812) (stop that")
+    assert house.world.runtimes["native"].calls == []
+
+
+async def test_a_fixed_port_that_is_the_recipes_own_hinders_nothing(house: House) -> None:
+    taken: dict[int, str] = {}
+    house.planning._taken = taken.get
+    assert end(await house.up(recipe(service("chat", port=8080))))["exit_code"] == 0
+    taken[8080] = "taken by chat itself"
+    assert end(await house.up(recipe(service("chat", port=8080, stop_grace_s=1.0))))["exit_code"] == 0
+    with pytest.raises(OutOfResource, match="port 8080 is held by r/chat"):
+        await house.up(other(recipe(service("web", port=8080)), "r2"))

@@ -54,7 +54,15 @@ def test_a_recipe_of_which_nothing_is_left_says_why() -> None:
         'name: s\nmodels: {m: "shop:t/model/gguf"}\nsteps: {s: {uses: toy/serve, from: m, profiles: [x]}}\n'
     )
     (line,) = complaints(text)
-    assert line.startswith("no step is left to do (s: its profile x is not chosen)")
+    assert line == "no step is left to do (s: its profile x is not chosen) (--profile x)"
+    (line,) = complaints(text.replace("profiles: [x]", "when: {device: cuda}"))
+    assert line.endswith("(the conditions under when: decide that; --device asks for another device)")
+
+
+def test_a_profile_that_no_step_has_is_told_with_what_was_meant() -> None:
+    assert complaints(RECIPE, profiles=("debgu",)) == [
+        'no step has the profile "debgu"; did you mean debug? (there are debug)'
+    ]
 
 
 @pytest.mark.parametrize(("only", "left"), [(("q",), 2), (("q[Q8_0]",), 1)])

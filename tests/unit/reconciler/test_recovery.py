@@ -277,7 +277,9 @@ class GatedPlanning:
         await self.gate.wait()
         return Planned(self._compiled, found, LockFile(None, {}), self._house.world.host)
 
-    async def again(self, compiled: Compiled, force: object, host: object = None) -> Plan:
+    async def again(
+        self, compiled: Compiled, force: object, host: object = None, ports: object = None
+    ) -> Plan:
         rows = {row.step: row for row in self._house.reconciler.rows()}
         old = self._house.reconciler.compiled(compiled.recipe)
         previous = {step.name: step for step in old.steps} if old else {}

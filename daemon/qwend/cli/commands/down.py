@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from qwend.cli import progress
+from qwend.cli import progress, results
 from qwend.cli.acting import exit_with, settle
 from qwend.cli.completing import name_option
 from qwend.cli.output import json_option, print_json
@@ -16,7 +16,7 @@ from qwend.errors import UsageError
 @click.command(
     "down",
     epilog="Example: qwend down -p huanhuan\n\nJSON: an object with stopped and killed (lists of RECIPE/STEP), "
-    "exit_code.",
+    "builds_ended and builds_going_on (images), exit_code.",
 )
 @click.argument("recipe_file", metavar="[FILE]", required=False)
 @click.option("-f", "--file", "files", multiple=True, metavar="FILE", help="The recipe of this file.")
@@ -49,5 +49,9 @@ def command(
     elif killed:
         click.echo(f"stopped {len(stopped)}, killed {len(killed)} at the deadline: {', '.join(killed)}")
     else:
-        click.echo(f"stopped {len(stopped)}" if stopped else "nothing was running")
+        nothing = not (stopped or end.get("builds_ended"))
+        click.echo("nothing was running" if nothing else f"stopped {len(stopped)}")
+    if not as_json:
+        for line in results.builds(end):
+            click.echo(line)
     exit_with(settle(end))
