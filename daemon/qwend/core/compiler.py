@@ -41,8 +41,10 @@ def compile_recipe(
     engines: Mapping[str, Engine],
     sources: Mapping[str, Source],
     terms: Terms,
+    types: Mapping[str, str] | None = None,
 ) -> Compiled:
-    """The selected steps. Raises one QwendError whose `details` are all that is wrong."""
+    """The selected steps. Raises one QwendError whose `details` are all that is wrong. `types` are those of the real
+    sources, as far as they are known, where tiny models stand in for them: edges are held to these too."""
     if terms.runtime not in (None, "auto", *terms.runtimes):
         raise placement.absent(str(terms.runtime), terms.runtimes, terms.host).error()
     if terms.device not in (None, "auto"):
@@ -50,7 +52,7 @@ def compile_recipe(
         refused = placement.refuse_device(str(terms.device), terms.host, (engines[n].flavours for n in uses))
         if refused is not None:
             raise refused
-    compiler = _Compiler(loaded, pins, engines, sources, terms)
+    compiler = _Compiler(loaded, pins, engines, sources, terms, types or {})
     for source in sought:
         compiler.attempt(source.name, partial(compiler.source, source))
         compiler.read_rows(source)
@@ -81,6 +83,7 @@ class _Compiler:
         engines: Mapping[str, Engine],
         sources: Mapping[str, Source],
         terms: Terms,
+        types: Mapping[str, str],
     ) -> None:
         self.steps: dict[str, CompiledStep] = {}
         self.errors: list[QwendError] = []
@@ -92,6 +95,7 @@ class _Compiler:
         self._engines = engines
         self._sources = sources
         self._terms = terms
+        self._types = types
 
     def lacks(self, variant: Variant) -> bool:
         """Whether something that the step needs could not be compiled."""
@@ -229,7 +233,10 @@ class _Compiler:
         edges += [(f"with.{field}", n, named[field]) for field, many in variant.given.items() for n in many]
         wrong = 0
         for key, name, accepts in edges:
-            problem = edge_problem(variant.name, engine.name, self._given[name], accepts, self._engines)
+            given = self._given[name]
+            if name in self._types:
+                given = msgspec.structs.replace(given, type=self._types[name])
+            problem = edge_problem(variant.name, engine.name, given, accepts, self._engines)
             if problem is not None:
                 wrong += 1
                 place = self._where(variant.name, input_key(step, key, name))

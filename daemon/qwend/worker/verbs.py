@@ -21,6 +21,7 @@ from qwend.plugin.protocols import Engine, Source
 from qwend.plugin.testing import check_plugin
 from qwend.worker.catalog import Catalogue
 from qwend.worker.stamps import stamp_all, tree, unchanged
+from qwend.worker.stand_ins import Behind, behind
 from qwend.worker.wire import (
     Candidate,
     CompileReply,
@@ -66,16 +67,20 @@ class Verbs:
     def load(self, payload: bytes) -> LoadReply:
         """The recipe's name, and how each reference that the asked-for steps need is pinned."""
         request = msgspec.json.decode(payload, type=LoadRequest)
-        loaded, _, sources = self._selected(request)
+        loaded, selection, sources = self._selected(request)
         errors: list[QwendError] = []
         wanted = tuple(self._wanted(source, request, errors) for source in sources)
+        real = self._behind(request, loaded, selection)
+        errors += real.errors
         if errors:
             raise _all(errors)
         return LoadReply(
             recipe=loaded.recipe.name,
             sources=wanted,
             warnings=self._left_out(),
-            stamps=_stamps(dict.fromkeys(path for source in wanted for path in _read_from(source))),
+            stamps=_stamps(
+                dict.fromkeys([*(path for source in wanted for path in _read_from(source)), *real.files])
+            ),
         )
 
     def compile(self, payload: bytes) -> CompileReply:
@@ -86,9 +91,9 @@ class Verbs:
         if known is not None and unchanged(known[0]):
             stamps, compiled = known
         else:
-            compiled = self._compile(request)
+            compiled, files = self._compile(request)
             folders = {s.image.folder for s in compiled.steps if isinstance(s.image, ImageSpec)}
-            stamps = _stamps(sorted(folders))
+            stamps = _stamps(sorted({*folders, *files}))
             _remember(self._compiled, key, (stamps, compiled))
         if request.have == compiled.digest:
             return CompileReply(compiled.digest, stamps=stamps)
@@ -118,7 +123,8 @@ class Verbs:
             for subject, finding in check_plugin(engines, sources)
         ]
 
-    def _compile(self, request: CompileRequest) -> Compiled:
+    def _compile(self, request: CompileRequest) -> tuple[Compiled, tuple[str, ...]]:
+        """The compiled steps, and the files that they depend on."""
         loaded, selection, sources = self._selected(request.load)
         asked = request.load.recipe
         terms = Terms(
@@ -130,11 +136,26 @@ class Verbs:
             smoke=asked.smoke,
             source=asked.files[-1].path,
         )
+        real = self._behind(request.load, loaded, selection)
         with settled_images():
             compiled = compile_recipe(
-                loaded, selection, sources, request.pins, self._engines, self._sources, terms
+                loaded, selection, sources, request.pins, self._engines, self._sources, terms, real.types
             )
-        return msgspec.structs.replace(compiled, warnings=(*self._left_out(), *compiled.warnings))
+        warnings = (*self._left_out(), *compiled.warnings, *real.missing)
+        return msgspec.structs.replace(compiled, warnings=warnings), real.files
+
+    def _behind(self, request: LoadRequest, loaded: Loaded, selection: Selection) -> Behind:
+        """What is known of the real sources where tiny models stand in for them."""
+        if not request.recipe.smoke:
+            return Behind({}, (), (), ())
+
+        def candidate(source: Sought, index: int, reference: str) -> Candidate:
+            try:
+                return self._candidate(source, index, reference, request)
+            except QwendError as error:
+                raise _placed(error, source, index) from None
+
+        return behind(sought(loaded, selection, self._catalogue.infos, False), candidate)
 
     def _selected(self, request: LoadRequest) -> tuple[Loaded, Selection, tuple[Sought, ...]]:
         asked = request.recipe
