@@ -44,6 +44,8 @@ from qwend.effects import Builder, Runtime
 from qwend.errors import QwendError
 from qwend.model.event import Event
 from qwend.model.host import Host
+from qwend.model.image import prefer_options
+from qwend.model.image_file import OptionValue
 from qwend.reconciler.reconciler import Reconciler
 from qwend.reconciler.world import World
 from qwend.worker.client import WorkerClient
@@ -128,7 +130,9 @@ async def _daemon(home: str) -> None:
         redactor=redactor,
     )
     reconciler = Reconciler(world)
-    worker = WorkerClient()
+    build_options = _build_options(chosen.images)
+    prefer_options(build_options)
+    worker = WorkerClient(build_options=build_options)
     default = None if chosen.runtime == "auto" else chosen.runtime
     images = ImageKeeper(venvs, builders, host, default)
 
@@ -267,6 +271,11 @@ def _index_settings(images: settings.Images) -> IndexSettings:
         no_index=images.no_index,
         python_downloads=images.python_downloads,
     )
+
+
+def _build_options(images: settings.Images) -> dict[str, OptionValue]:
+    """What qwend.toml says of build options, by the options' own names."""
+    return {"architectures": images.cuda_architectures} if images.cuda_architectures else {}
 
 
 def _hub_environment(hub: settings.Hub) -> dict[str, str]:

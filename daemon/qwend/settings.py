@@ -19,6 +19,7 @@
     python_downloads = true             # may uv fetch a Python where none fits?
     base = "registry.example/debian:bookworm-slim"
     base_id = "sha256:…"                # of a local base, checked before a build
+    cuda_architectures = "89-real"      # what llama.cpp is compiled for; left out: every card that its flavour serves
 
     [store]
     quota = "200 GiB"                   # no new artifact is begun while the store takes more
@@ -49,6 +50,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _RANGE = re.compile(r"(\d{1,5})\s*-\s*(\d{1,5})")
 _URL = re.compile(r"https?://[^\s/]+\S*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_ARCHITECTURES = re.compile(r"({0})(;{0})*".format(r"[0-9]{2,3}[af]?(-real|-virtual)?"))
 
 
 class Hub(msgspec.Struct, frozen=True):
@@ -72,6 +74,7 @@ class Images(msgspec.Struct, frozen=True):
     python_downloads: bool = True
     base: str | None = None
     base_id: str | None = None
+    cuda_architectures: str | None = None
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -256,6 +259,15 @@ def _digest(value: Any, folder: str) -> str:
     return value
 
 
+def _architectures(value: Any, folder: str) -> str:
+    """As CMAKE_CUDA_ARCHITECTURES takes them. Its words native and all are no answer: a build sees no card."""
+    if not isinstance(value, str) or not _ARCHITECTURES.fullmatch(value):
+        raise _Wrong(
+            f'compute capabilities without their dot, such as "89-real" or "86-real;89-real", not {value!r}'
+        )
+    return value
+
+
 def _runtime(value: Any, folder: str) -> str:
     if value not in RUNTIMES:
         from qwend.core.suggest import did_you_mean
@@ -299,6 +311,7 @@ _TABLES: dict[str, dict[str, _Check]] = {
         "python_downloads": _bool,
         "base": _text,
         "base_id": _digest,
+        "cuda_architectures": _architectures,
     },
     "store": {"quota": _bytes},
 }

@@ -12,13 +12,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.e2e.conftest import local_base
 
+from qwend.adapters.docker.connection import Connection
 from qwend.adapters.docker.identity import INSTANCE
 from qwend.adapters.docker.runtime import DockerRuntime
 from qwend.adapters.native.runtime import NativeRuntime
@@ -120,18 +122,20 @@ class Bench:
     params=[
         pytest.param("native", marks=pytest.mark.native),
         pytest.param("docker", marks=pytest.mark.docker),
+        pytest.param("podman", marks=pytest.mark.docker),  # whose base image it is given
     ]
 )
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="qwend-c-"))  # short: sockets lie in it
     folder.chmod(0o755)
     instance = "contract-" + secrets.token_hex(6)
-    made = native(folder, instance) if request.param == "native" else docker(folder, instance)
+    address = request.getfixturevalue("podman") if request.param == "podman" else None
+    made = native(folder, instance) if request.param == "native" else docker(folder, instance, address)
     await made.runtime.living()
     yield made
     await made.clear()
-    if request.param == "docker":
-        assert containers(instance) == []
+    if request.param != "native":
+        assert containers(instance, address) == []
     shutil.rmtree(folder)
 
 
@@ -143,17 +147,74 @@ def native(folder: Path, instance: str) -> Bench:
     return Bench(folder, image, lambda: NativeRuntime(home, instance), instance)
 
 
-def docker(folder: Path, instance: str) -> Bench:
+def docker(folder: Path, instance: str, address: str | None) -> Bench:
+    """The engine that the machine has, or the one at `address`."""
     base = local_base()
     if base is None:
         pytest.skip("docker: the engine has no local base image (images/make-base makes it)")
-    image = Realised(key="none", kind="oci", location=base[1], digest="0" * 64)
-    return Bench(folder, image, lambda: DockerRuntime(instance, secrets_root=folder / "secrets"), instance)
+    image = Realised(
+        key="none", kind="oci", location=base[1] if address is None else base[0], digest="0" * 64
+    )
+
+    def make() -> DockerRuntime:
+        connection = Connection({"DOCKER_HOST": address}) if address else None
+        return DockerRuntime(instance, connection, secrets_root=folder / "secrets")
+
+    return Bench(folder, image, make, instance)
 
 
-def containers(instance: str) -> list[str]:
+@pytest.fixture(scope="session")
+def podman() -> Iterator[str]:
+    """The address of a Podman of our own, with an empty store but for the base image: its Docker-compatible socket."""
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed (Debian: podman catatonit)")
+    base = local_base()
+    if base is None:
+        pytest.skip("docker: the engine has no local base image (images/make-base makes it)")
+    folder = Path(tempfile.mkdtemp(prefix="qwend-p-"))
+    command = ["podman"]
+    for option, name in (
+        ("root", "root"),
+        ("runroot", "run"),
+        ("tmpdir", "tmp"),
+        ("network-config-dir", "networks"),
+    ):
+        (folder / name).mkdir()
+        command += [f"--{option}", str(folder / name)]
+    with subprocess.Popen(["docker", "save", base[0]], stdout=subprocess.PIPE) as saving:
+        loaded = subprocess.run(
+            [*command, "load"], stdin=saving.stdout, capture_output=True, text=True, check=False
+        )
+    address = f"unix://{folder}/podman.sock"
+    with (folder / "log").open("wb") as log:
+        service = subprocess.Popen(
+            [*command, "system", "service", "--time=0", address], stdout=log, stderr=log
+        )
+    try:
+        began = time.monotonic()
+        while not (folder / "podman.sock").exists() and service.poll() is None:
+            assert time.monotonic() < began + PATIENCE_S
+            time.sleep(0.05)
+        tried = subprocess.run(
+            [*command, "run", "--rm", "--network=none", "--init", "--ulimit=nofile=1024", "--ulimit=nproc=1024",
+             base[0], "true"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if tried.returncode != 0:
+            pytest.skip(f"podman starts no container here: {loaded.stderr[-200:]} {tried.stderr[-300:]}")
+        yield address
+    finally:
+        service.terminate()
+        service.wait(PATIENCE_S)
+        subprocess.run([*command, "rmi", "--all", "--force"], capture_output=True, check=False)
+        subprocess.run(["umount", "-q", str(folder / "root" / "overlay")], capture_output=True, check=False)
+        shutil.rmtree(folder)
+
+
+def containers(instance: str, address: str | None) -> list[str]:
     command = ["docker", "ps", "-aq", "--filter", f"label={INSTANCE}={instance}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    environ = os.environ if address is None else {**os.environ, "DOCKER_HOST": address}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environ).stdout.split()
 
 
 def said(order: Order) -> str:

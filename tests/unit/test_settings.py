@@ -67,11 +67,12 @@ def test_all_mistakes_are_told_at_once() -> None:
         extra_index = "https://x.example"
         ca = "/no/such.pem"
         base_id = "sha256:12"
+        cuda_architectures = "native"
         [store]
         quota = "lots"
     """)
     text = "\n".join(lines)
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert (
         ":2:1: runtime: one of auto, docker, native, kubernetes, not 'dcoker'; did you mean docker?" in text
     )
@@ -82,7 +83,18 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert ":9:1: images.extra_index: a list of texts" in text
     assert ":10:1: images.ca: there is no file /no/such.pem" in text
     assert ":11:1: images.base_id: sha256: and 64" in text
-    assert ":13:1: store.quota: a size such as" in text
+    assert ":12:1: images.cuda_architectures: compute capabilities without their dot" in text
+    assert ":14:1: store.quota: a size such as" in text
+
+
+@pytest.mark.parametrize("value", ["89-real", "70-real;75-real;90", "120a-real", "86-real;86-virtual"])
+def test_architectures_are_taken_as_cmake_writes_them(value: str) -> None:
+    assert read(f'[images]\ncuda_architectures = "{value}"').images.cuda_architectures == value
+
+
+@pytest.mark.parametrize("value", ["", "8.9", "sm_89", "89-real,90", "all", "89; rm -rf /", "89-real;", "٨٩"])
+def test_what_is_no_architecture_never_reaches_a_build_script(value: str) -> None:
+    assert "images.cuda_architectures" in complaints(f'[images]\ncuda_architectures = "{value}"')[0]
 
 
 def test_a_syntax_error_has_line_and_column() -> None:

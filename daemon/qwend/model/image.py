@@ -98,16 +98,24 @@ class HostProgram(msgspec.Struct, frozen=True, kw_only=True, tag="program", tag_
 
 Image = ImageSpec | UpstreamImage | HostProgram
 
-_cache: dict[tuple[str, str, str], tuple[tuple[tuple[str, int, int], ...], ImageSpec]] = {}
+_preferred: dict[str, OptionValue] = {}
+_cache: dict[tuple[str, str, str, str], tuple[tuple[tuple[str, int, int], ...], ImageSpec]] = {}
 _settled: contextvars.ContextVar[dict[tuple[str, str, str], ImageSpec] | None] = contextvars.ContextVar(
     "settled images", default=None
 )
 
 
+def prefer_options(options: Mapping[str, OptionValue]) -> None:
+    """Build options that the user settled for every image that has them, in place of its defaults. Of this process:
+    the daemon and its planner worker are both told."""
+    _preferred.clear()
+    _preferred.update(options)
+
+
 def load_image(
     folder: str | Path, flavour: str, options: Mapping[str, OptionValue] | None = None
 ) -> ImageSpec:
-    """The ImageSpec of `flavour` of the image in `folder`, with `options` over the image's defaults.
+    """The ImageSpec of `flavour` of the image in `folder`, with `options` over what the user prefers over its defaults.
 
     `folder` is a path, or `package:path/below/it` for a folder that an installed package carries (the
     package is located, never imported). Cached by the size and mtime of every file that counts.
@@ -118,7 +126,7 @@ def load_image(
     if settled is not None and asked in settled:
         return settled[asked]
     root = locate_folder(folder)
-    cache_key = (str(root), *asked[1:])
+    cache_key = (str(root), *asked[1:], repr(sorted(_preferred.items())))
     stamp = _stamp(root)
     cached = _cache.get(cache_key)
     spec = (
@@ -230,7 +238,8 @@ def _options(
         if problem:
             raise UsageError(f"image {image}: {problem}", hint=known[name].help)
     defaults = {name: option.default for name, option in known.items()}
-    return {**defaults, **chosen.options, **given}
+    preferred = {name: value for name, value in _preferred.items() if name in known}
+    return {**defaults, **chosen.options, **preferred, **given}
 
 
 def _stamp(root: Path) -> tuple[tuple[str, int, int], ...]:

@@ -24,6 +24,7 @@ import msgspec
 
 from qwend import __version__
 from qwend.errors import QwendError
+from qwend.model.image import prefer_options
 from qwend.worker.breadcrumb import Breadcrumb
 from qwend.worker.catalog import load_plugins
 from qwend.worker.guarded import Crumb, no_crumb
@@ -41,7 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--without", default="{}", help="JSON object of plugins to leave out, with the reasons"
     )
+    parser.add_argument(
+        "--build-options", default="{}", help="JSON object of what the user settled for images"
+    )
     options = parser.parse_args(argv)
+    prefer_options(json.loads(options.build_options))
     reading, writing = _take_pipes()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal is the daemon's business

@@ -17,6 +17,7 @@ import msgspec
 from qwend.errors import QwendError
 from qwend.model.artifact import Pin
 from qwend.model.event import Event
+from qwend.model.image_file import OptionValue
 from qwend.model.plan import Compiled
 from qwend.worker.process import Blame, Gone, WorkerProcess
 from qwend.worker.stamps import unchanged
@@ -48,7 +49,16 @@ class WorkerClient:
     """Asks the planner worker, one call at a time. The worker starts at the first call and goes after `idle_s`
     without one; what it said is remembered as long as nothing that it depends on has changed."""
 
-    def __init__(self, *, idle_s: float = 60.0, patience_s: float = 20.0, deadline_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        *,
+        idle_s: float = 60.0,
+        patience_s: float = 20.0,
+        deadline_s: float = 120.0,
+        build_options: Mapping[str, OptionValue] | None = None,
+    ) -> None:
+        """`build_options` are what the user settled for every image that has them."""
+        self._build_options = dict(build_options or {})
         self._idle_s = idle_s
         self._patience_s = patience_s
         self._deadline_s = deadline_s
@@ -170,7 +180,7 @@ class WorkerClient:
             await self._stop()
             try:
                 self._process = await WorkerProcess.start(
-                    self._idle_s, self._patience_s, self._quarantine, self._deadline_s
+                    self._idle_s, self._patience_s, self._quarantine, self._build_options, self._deadline_s
                 )
             except Blame as blame:
                 await self._strike(blame)

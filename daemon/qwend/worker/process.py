@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from qwend.errors import QwendError
+from qwend.model.image_file import OptionValue
 from qwend.worker.breadcrumb import Breadcrumb, Crumb, new_file
 from qwend.worker.stamps import stamp_all
 from qwend.worker.wire import HEADER, Answer, Ask, Hello, Stamp, frame, length
@@ -53,12 +54,17 @@ class WorkerProcess:
 
     @staticmethod
     async def start(
-        idle_s: float, patience_s: float, without: Mapping[str, str], deadline_s: float
+        idle_s: float,
+        patience_s: float,
+        without: Mapping[str, str],
+        build_options: Mapping[str, OptionValue],
+        deadline_s: float,
     ) -> WorkerProcess:
         """A worker that said hello. Raises Blame if a plugin does not let it."""
         with new_file() as file:
             arguments = ["--breadcrumb", str(file.fileno()), "--idle", str(idle_s)]
             arguments += ["--without", msgspec.json.encode(dict(without)).decode()]
+            arguments += ["--build-options", msgspec.json.encode(dict(build_options)).decode()]
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # what lies in the working directory is no module

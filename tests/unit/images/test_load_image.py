@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.unit.adapters.wheelhouse import lock_text, make_image
 
 from qwend.errors import UsageError
-from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage, load_image
+from qwend.model.image import HostProgram, Image, ImageSpec, UpstreamImage, load_image, prefer_options
+from qwend.model.image_file import read_image_file
 
+OWN = Path(__file__).resolve().parents[3] / "images/qwend_images"
 PINS = {"tiny_one": ("1.0", "a" * 64)}
 OPTIONS = """
 [build.options.cpu]
@@ -54,6 +58,43 @@ def test_the_digest_does_not_know_where_the_folder_lies(tmp_path: Path) -> None:
     here, there = load_image(full_image(tmp_path / "a"), "cpu"), load_image(full_image(tmp_path / "b"), "cpu")
     assert here.digest == there.digest
     assert here.folder != there.folder
+
+
+@pytest.fixture
+def preferring() -> Iterator[Callable[[dict[str, Any]], None]]:
+    yield prefer_options
+    prefer_options({})
+
+
+def test_what_the_user_settled_comes_before_a_default_and_after_the_callers_word(
+    tmp_path: Path, preferring: Callable[[dict[str, Any]], None]
+) -> None:
+    folder = full_image(tmp_path)
+    plain = load_image(folder, "cpu")
+    preferring({"cpu": "native", "of_another_image": 1})
+    assert load_image(folder, "cpu").options == {"cpu": "native", "fast": False}
+    assert load_image(folder, "cpu").digest == load_image(folder, "cpu", {"cpu": "native"}).digest
+    assert load_image(folder, "cpu", {"cpu": "baseline"}).digest == plain.digest
+    preferring({})
+    assert load_image(folder, "cpu") == plain
+
+
+@pytest.mark.parametrize("value", ["89-real", "70-real;75-real"])
+def test_settled_architectures_make_another_image_of_what_is_compiled_for_cards_and_of_nothing_else(
+    preferring: Callable[[dict[str, Any]], None], value: str
+) -> None:
+    def specs() -> dict[tuple[str, str], ImageSpec]:
+        return {
+            (folder.parent.name, flavour): load_image(folder.parent, flavour)
+            for folder in OWN.glob("*/image.toml")
+            for flavour in read_image_file(folder.parent).flavours
+        }
+
+    before = specs()
+    preferring({"architectures": value})
+    changed = {name for name, spec in specs().items() if spec.digest != before[name].digest}
+    assert changed == {("llama-cpp", "cuda"), ("llama-cpp", "cuda12")}
+    assert load_image(OWN / "llama-cpp", "cuda").options["architectures"] == value
 
 
 @pytest.mark.parametrize(

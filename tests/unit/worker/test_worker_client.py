@@ -17,10 +17,12 @@ from qwend.core.recipe_text import RecipeFile
 from qwend.errors import QwendError, UsageError
 from qwend.model.event import Event
 from qwend.model.host import Host
+from qwend.model.image import ImageSpec, load_image
 from qwend.model.plan import Compiled
 from qwend.worker.client import WorkerClient
 from qwend.worker.wire import LoadRequest, RecipeRequest
 
+IMAGES = Path(__file__).resolve().parents[3] / "images/qwend_images"
 TOYS = "from tests.fakes.toys import *\n"
 USES_BAD = 'name: r\nmodels: {base: "shop:tiny/model/safetensors"}\nsteps: {s: {uses: bad/one, from: base}}\n'
 BAD = engines("bad/one")
@@ -65,6 +67,21 @@ async def compile_(client: WorkerClient, text: str = CHAIN, have: Compiled | Non
         assert resolution.pin is not None
         pins[source.name] = resolution.pin
     return await client.compile(asked, pins, have)
+
+
+async def test_the_users_build_options_reach_the_images_that_plugins_ask_for(site: Path) -> None:
+    body = f"    def image(self, step, host):\n        return load_image({str(IMAGES / 'llama-cpp')!r}, 'cuda12')\n"
+    named = "    name = 'own/convert'\n"
+    install(site, {"own": engines("own/convert").replace(named, named + body)})
+    client = WorkerClient(build_options={"architectures": "70-real"})
+    try:
+        made = await compile_(client, USES_BAD.replace("bad/one", "own/convert"))
+    finally:
+        await client.close()
+    [image] = [step.image for step in made.steps if step.name == "s"]
+    assert isinstance(image, ImageSpec)
+    assert image.options["architectures"] == "70-real"
+    assert image.digest == load_image(IMAGES / "llama-cpp", "cuda12", {"architectures": "70-real"}).digest
 
 
 def pid(client: WorkerClient) -> int:

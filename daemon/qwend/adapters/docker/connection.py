@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,6 +51,9 @@ class Engine(msgspec.Struct, frozen=True):
     gpus: bool
     limits: bool
     """Whether it can bound memory and processes (rootless engines need delegated cgroups for that)."""
+    ulimits: tuple[tuple[str, int], ...] = ()
+    """Limits that a container has to be given with its others: Podman asks for the kernel's otherwise, which it may
+    not do where it is itself held to less (in a container, under a service manager)."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -130,12 +135,14 @@ class Connection:
             version = client.version()
             components = [part.get("Name", "") for part in version.get("Components") or ()]
             options = info.get("SecurityOptions") or []
+            podman = any("podman" in name.lower() for name in components)
             return Engine(
                 version=info.get("ServerVersion") or version.get("Version", ""),
-                rootless=any("name=rootless" in option for option in options),
-                podman=any("podman" in name.lower() for name in components),
+                rootless=any("name=rootless" in option for option in options) or bool(info.get("Rootless")),
+                podman=podman,
                 gpus="nvidia" in (info.get("Runtimes") or {}) or bool(info.get("CDISpecDirs") and _cdi(info)),
                 limits=bool(info.get("MemoryLimit")) and bool(info.get("PidsLimit", True)),
+                ulimits=own_ulimits() if podman else (),
             )
 
         found: Engine = await self.call(ask)
@@ -211,6 +218,20 @@ async def _next(queue: asyncio.Queue[Change | None]) -> Change | None:
         return await asyncio.wait_for(queue.get(), _QUIET_S)
     except TimeoutError:
         return Change("quiet")
+
+
+def own_ulimits() -> tuple[tuple[str, int], ...]:
+    """Files and processes that this process may have, so far as they are bounded; of processes there are never more
+    than the kernel has numbers for."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    try:
+        numbers = int(Path("/proc/sys/kernel/pid_max").read_text())
+        processes = numbers if processes == resource.RLIM_INFINITY else min(processes, numbers)
+    except (OSError, ValueError):
+        pass  # no Linux: its own bound will do
+    bounds = (("nofile", files), ("nproc", processes))
+    return tuple((name, most) for name, most in bounds if most != resource.RLIM_INFINITY)
 
 
 def _cdi(info: Mapping[str, Any]) -> bool:

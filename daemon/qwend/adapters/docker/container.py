@@ -50,7 +50,9 @@ def container(
         "PortBindings": {port: [published]} if port else {},
         "LogConfig": {"Type": "json-file", "Config": dict(LOG_FILES)},
         "OomScoreAdj": 500,  # where the whole machine runs out of memory, steps go before the daemon
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "Ulimits": [
+            {"Name": name, "Soft": most, "Hard": most} for name, most in (("core", 0), *engine.ulimits)
+        ],
     }
     if engine.limits:
         host["PidsLimit"] = PIDS

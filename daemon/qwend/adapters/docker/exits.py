@@ -54,6 +54,15 @@ def exit_of(inspected: Mapping[str, Any], killed: bool) -> Exit:
     )
 
 
+def not_started(inspected: Mapping[str, Any], last: str) -> str | None:
+    """The program that could not be started, as a line for the log, where the engine's init (Podman's) ended with
+    `last` words that do not name it."""
+    found = re.search(r"^ERROR \(catatonit:\d+\): failed to exec pid1: (.+)$", last, re.MULTILINE)
+    entry = inspected["Config"].get("Entrypoint") or ["?"]
+    program = entry.split(" ")[0] if isinstance(entry, str) else entry[0]
+    return f"{program}: {found[1]}\n" if found else None
+
+
 def seconds(timestamp: str) -> float:
     """Seconds since 1970 of an RFC 3339 time with nanoseconds, such as the engine writes."""
     match = re.fullmatch(r"(.*T\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", timestamp)

@@ -14,7 +14,7 @@ from qwend.adapters.docker.connection import Connection, Refused
 from qwend.adapters.docker.container import container
 from qwend.adapters.docker.containers import Containers
 from qwend.adapters.docker.environment import environment
-from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of
+from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of, not_started
 from qwend.adapters.docker.identity import LOG, MARKER, OWNED, container_name
 from qwend.adapters.docker.logs import LogCopy, copy
 from qwend.adapters.docker.terminals import Terminals
@@ -27,6 +27,8 @@ logger = logging.getLogger("qwend.docker")
 
 _KILL_TAKES_S = 30.0
 _LOG_ENDS_S = 10.0
+_LAST_WORDS = 1000
+"""Bytes at the end of a log in which an init's complaint would stand."""
 
 
 class DockerRuntime:
@@ -254,6 +256,7 @@ class DockerRuntime:
         if path := labels.get(LOG):
             try:
                 copy(self._connection, inspected["Id"], path, follow=False)
+                _name_what_did_not_start(inspected, Path(path))
             except Exception as error:  # the exit is worth more than the end of its log
                 logger.warning("the log of container %s is not complete: %s", inspected["Id"][:12], error)
         _take_back(owned for owned in labels.get(OWNED, "").split("\n") if owned)
@@ -264,6 +267,14 @@ class DockerRuntime:
             for folder in self._secrets.iterdir():
                 if folder.name not in kept:
                     mounts.drop_secrets_folder(folder)
+
+
+def _name_what_did_not_start(inspected: Mapping[str, Any], log: Path) -> None:
+    with log.open("rb+") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
+        last = file.read().decode("utf-8", "replace")
+        if (line := not_started(inspected, last)) and line not in last:
+            file.write(line.encode())
 
 
 def _take_back(paths: Iterable[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwend.adapters.docker import mounts
-from qwend.adapters.docker.connection import Engine
+from qwend.adapters.docker.connection import Engine, own_ulimits
 from qwend.adapters.docker.container import container
 from qwend.adapters.docker.environment import environment
 from qwend.adapters.docker.identity import LOG, OWNED, container_name, identity_of
@@ -75,6 +77,21 @@ def test_an_engine_without_limits_is_not_asked_for_them(make_order: MakeOrder, t
     host = asked(make_order("true", memory=1 << 30), tmp_path, bare)["HostConfig"]
     assert "Memory" not in host
     assert "PidsLimit" not in host
+
+
+def test_only_podman_is_told_the_limits_that_it_would_take_from_the_kernel(
+    make_order: MakeOrder, tmp_path: Path
+) -> None:
+    held = msgspec.structs.replace(ENGINE, podman=True, ulimits=own_ulimits())
+    for engine, names in ((ENGINE, []), (held, ["nofile", "nproc"])):
+        given = asked(make_order("true"), tmp_path, engine)["HostConfig"]["Ulimits"]
+        core, *others = ((one["Name"], one["Hard"]) for one in given)
+        assert core == ("core", 0)
+        assert set(dict(others)) <= set(names)
+        for name, most in others:
+            own = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}[name]
+            bound = resource.getrlimit(own)[1]
+            assert most > 0 and (bound == resource.RLIM_INFINITY or most <= bound)
 
 
 def test_cards_of_the_lease_are_requested_by_name(make_order: MakeOrder, tmp_path: Path) -> None:

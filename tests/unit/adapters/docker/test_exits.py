@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwend.adapters.docker.exits import exit_of, handle_of, seconds
+from qwend.adapters.docker.exits import exit_of, handle_of, not_started, seconds
 
 
 def inspected(**state: Any) -> dict[str, Any]:
@@ -69,3 +69,11 @@ def test_the_engines_times_are_read(text: str, expected: float) -> None:
 def test_what_is_no_time_is_refused() -> None:
     with pytest.raises(ValueError, match="not a time"):
         seconds("")
+
+
+def test_an_init_that_does_not_name_what_it_could_not_start_is_helped_out() -> None:
+    ended = inspected(ExitCode=1)
+    ended["Config"]["Entrypoint"] = ["no-such-program", "--help"]
+    said = "ERROR (catatonit:7): failed to exec pid1: No such file or directory\n"
+    assert not_started(ended, said) == "no-such-program: No such file or directory\n"
+    assert not_started(ended, "a step that says catatonit\n") is None
