@@ -15,24 +15,19 @@ import msgspec
 from qwend.api.control import RecipeRequest
 from qwend.control.fixed_ports import held_ports
 from qwend.control.lockfile import LockFile
+from qwend.control.pinning import Asker, Pinning, Tell, raise_all
 from qwend.core.planner import Snapshot, plan
 from qwend.core.recipe_text import RecipeFile
-from qwend.effects import Progress
-from qwend.errors import QwendError, Unreachable, UsageError
+from qwend.errors import QwendError
 from qwend.model.artifact import Pin
 from qwend.model.host import Host
 from qwend.model.image import HostProgram
 from qwend.model.plan import Compiled, Plan
-from qwend.model.source import Question
 from qwend.reconciler.reconciler import Reconciler
-from qwend.worker.wire import Candidate, LoadReply, LoadRequest, Wanted
+from qwend.worker.wire import LoadReply, LoadRequest
 from qwend.worker.wire import RecipeRequest as PlainRequest
 
 log = logging.getLogger(__name__)
-
-Tell = Callable[[Progress], None]
-
-_AWAY_S = 120.0
 
 
 class Worker(Protocol):
@@ -43,14 +38,6 @@ class Worker(Protocol):
     async def compile(
         self, request: LoadRequest, pins: Mapping[str, Pin], have: Compiled | None = None
     ) -> Compiled: ...
-
-
-class Asker(Protocol):
-    """Runs a question in a child process."""
-
-    async def ask(self, question: Question, tell: Tell) -> Pin:
-        """The pin that it prints. Raises Unreachable where no hub answers, QwendError for its other answers."""
-        ...
 
 
 class Images(Protocol):
@@ -89,13 +76,12 @@ class Planning:
         """`runtimes` tells which answer on a host as it was observed, and the host with what they lack; `taken` by
         whom a port of this machine is taken (it may block)."""
         self._worker = worker
-        self._asker = asker
+        self._pinning = Pinning(asker, reconciler)
         self._images = images
         self._reconciler = reconciler
         self._runtime = runtime
         self._runtimes = runtimes
         self._taken = taken
-        self._away: dict[str, tuple[float, Unreachable]] = {}
 
     async def plan(self, request: RecipeRequest, tell: Tell) -> Planned:
         """What an `up` would do. Raises UsageError for what is wrong with the recipe, all of it at once."""
@@ -111,7 +97,7 @@ class Planning:
         for warning in loaded.warnings:
             log.info("%s: %s", loaded.recipe, warning)
         lock = LockFile.read(request, request.smoke)
-        pins = await self._pins(loaded, lock, request, tell)
+        pins = await self._pinning.pins(loaded.sources, lock, request, tell)
         compiled = await self._worker.compile(load, pins, self._reconciler.compiled(loaded.recipe))
         await self._require_places(compiled)
         leases = world.state.rows("lease")
@@ -134,7 +120,7 @@ class Planning:
                             where=step.where or None,
                         )
                     )
-        _raise_all(problems, "the places of several results are taken")
+        raise_all(problems, "the places of several results are taken")
 
     async def again(
         self,
@@ -173,89 +159,6 @@ class Planning:
         made = {step.fingerprint for step in compiled.steps if step.kind in {"source", "job"}}
         return frozenset([one for one in made if await store.find(one) is not None])
 
-    async def _pins(
-        self, loaded: LoadReply, lock: LockFile, request: RecipeRequest, tell: Tell
-    ) -> dict[str, Pin]:
-        pins: dict[str, Pin] = {}
-        problems: list[QwendError] = []
-        for source in loaded.sources:
-            try:
-                pins[source.name] = await self._pin(source, lock, request, tell)
-            except QwendError as error:
-                problems.append(error)
-        _raise_all(problems, "several references cannot be resolved")
-        return pins
-
-    async def _pin(self, source: Wanted, lock: LockFile, request: RecipeRequest, tell: Tell) -> Pin:
-        """The first candidate that can be pinned. What the lock holds is honoured first, unless it is to be
-        upgraded."""
-        upgrade = request.upgrade is not None and (not request.upgrade or source.name in request.upgrade)
-        known = None if upgrade else lock.pin(source.name, [one.ref for one in source.candidates])
-        if known is not None:
-            return known
-        failures: list[QwendError] = []
-        for candidate in source.candidates:
-            try:
-                pin = await self._resolve(candidate, source, tell)
-            except QwendError as error:
-                failures.append(error)
-                continue
-            if _asked(candidate):
-                if request.locked:
-                    raise UsageError(
-                        f"{source.name}: {candidate.ref} is not in {lock.name}",
-                        code="lock-outdated",
-                        where=source.where or None,
-                        hint="run qwend lock, then commit the lock",
-                    )
-                lock.set(source.name, pin)
-            return _fallback(pin, failures)
-        raise _all_failed(source, failures)
-
-    async def _resolve(self, candidate: Candidate, source: Wanted, tell: Tell) -> Pin:
-        if candidate.error is not None:
-            raise QwendError.from_dict(candidate.error)
-        resolution = candidate.resolution
-        if resolution is None:
-            raise QwendError(f"{source.name}: {candidate.ref} was not resolved", code="unresolved")
-        if resolution.question is not None:
-            return await self._ask(candidate.ref, resolution.question, source, tell)
-        if resolution.pin is None:
-            raise QwendError(f"{source.name}: {candidate.ref} has no pin", code="unresolved")
-        if resolution.local is None:
-            return resolution.pin
-        tell(Progress(source.name, "hash", message=candidate.ref))
-        digest, size = await self._reconciler.world.store.digest(resolution.local)
-        facts = msgspec.structs.replace(resolution.pin.facts, bytes=resolution.pin.facts.bytes or size)
-        return msgspec.structs.replace(
-            resolution.pin, identity=f"sha256:{digest}", local=resolution.local, facts=facts
-        )
-
-    async def _ask(self, ref: str, question: Question, source: Wanted, tell: Tell) -> Pin:
-        """A hub that did not answer a moment ago is not asked again at once: a second `up` is quick offline too."""
-        clock = self._reconciler.world.clock
-        away = self._away.get(ref)
-        if away is not None and clock.monotonic() - away[0] < _AWAY_S:
-            raise away[1]
-        tell(Progress(source.name, "resolve", message=ref))
-        try:
-            return await self._asker.ask(question, tell)
-        except Unreachable as error:
-            self._away[ref] = (clock.monotonic(), error)
-            raise
-
-
-def _raise_all(problems: Sequence[QwendError], text: str) -> None:
-    """One error by itself, several as details of one of the first one's kind."""
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise type(problems[0])(text, details=tuple(problems))
-
-
-def _asked(candidate: Candidate) -> bool:
-    return candidate.resolution is not None and candidate.resolution.question is not None
-
 
 def _plain(request: RecipeRequest) -> PlainRequest:
     return PlainRequest(
@@ -268,31 +171,4 @@ def _plain(request: RecipeRequest) -> PlainRequest:
         runtime=request.runtime,
         device=request.device,
         steps=request.steps,
-    )
-
-
-def _fallback(pin: Pin, failures: list[QwendError]) -> Pin:
-    """Says loudly when a made-up model stands in for one that no hub gave."""
-    if not failures or not pin.ref.startswith("smoke:"):
-        return pin
-    why = "no hub reachable" if all(isinstance(one, Unreachable) for one in failures) else failures[0].message
-    return msgspec.structs.replace(pin, notice=f"{why}: using a tiny untrained model, it talks nonsense")
-
-
-def _all_failed(source: Wanted, failures: list[QwendError]) -> QwendError:
-    """One error for all candidates; its kind is that of the first."""
-    if not failures:
-        return UsageError(f"{source.name} names no source", where=source.where or None)
-    first = failures[0]
-    if len(failures) == 1:
-        return type(first)(
-            f"{source.name}: {first.message}",
-            code=first.code,
-            hint=first.hint,
-            where=first.where or source.where,
-        )
-    text = "; ".join(f"{one.message}" for one in failures)
-    kind = Unreachable if all(isinstance(one, Unreachable) for one in failures) else type(first)
-    return kind(
-        f"{source.name}: nothing could be had: {text}", code=first.code, where=source.where, hint=first.hint
     )

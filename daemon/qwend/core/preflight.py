@@ -79,7 +79,8 @@ def _memory(
         return
     services = [step for step in compiled.steps if step.kind == "service" and Want.of("", step).memory]
     together = sum(Want.of("", step).memory or 0 for step in services)
-    if len(services) > 1 and together > host.memory:
+    alone = max((Want.of("", step).memory or 0 for step in services), default=0)
+    if len(services) > 1 and alone <= host.memory < together:
         names = ", ".join(step.name for step in services)
         blockers.append(
             f"{names} together need about {human(together)} of memory; this machine has {human(host.memory)}"
