@@ -191,7 +191,10 @@ class Step(Strict):
         description="a folder where the artifact also appears; left alone under --smoke",
     )
     port: int | None = Field(
-        None, ge=1, le=65535, description="a fixed port; left out, one is leased and kept"
+        None,
+        ge=1,
+        le=65535,
+        description="a fixed port, refused where another holds it; left out, one is leased and kept",
     )
     host: str = Field(
         "127.0.0.1", max_length=64, description="address to listen on; wider than loopback needs an api key"
