@@ -175,7 +175,10 @@ class Enactor(Places):
         box, asked = self._box, self._box.row.reason
         while True:
             try:
-                return await self._runtime(handle.runtime).stop(handle, grace)
+                killed = await self._runtime(handle.runtime).stop(handle, grace)
+                if box.row.code:  # it could not be ended for a while, and that is over
+                    box.post(NotEnded(asked))
+                return killed
             except QwendError as error:
                 box.post(NotEnded("; ".join(filter(None, (asked, *error.lines()))), error.code))
             except Exception as error:

@@ -156,8 +156,10 @@ class Drive:
 
     async def _cached(self, step: CompiledStep, artifact: Artifact) -> None:
         box = await self._reconciler.fit(self.compiled, step, self.run.id)
+        made = (box.row.run, box.row.state, box.row.artifact) == (self.run.id, "succeeded", artifact.digest)
         await box.adopt(step, self._reconciler.producers(self.compiled, step), self.run.id)
-        await box.cached(artifact.digest)
+        if not made:  # else this very run made it, before a crash cut it off
+            await box.cached(artifact.digest)
         if step.policy.out is not None:
             await self._world.store.publish(artifact, step.policy.out)
 
