@@ -49,7 +49,12 @@ def dead(pid: int) -> bool:
 
 
 class House:
-    """A home with its daemon. `up` takes steps as keyword arguments: `chat={"uses": "toy/serve", "with": {…}}`."""
+    """A home with its daemon, whose steps run natively.
+
+    `up` takes steps as keyword arguments: `chat={"uses": "toy/serve", "with": {…}}`.
+    """
+
+    runtime = "native"
 
     def __init__(self, toml: str = 'runtime = "native"\n', **environ: str) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="qwend-f-"))
@@ -219,6 +224,20 @@ class House:
                 found[int(entry.name)] = marker
         return found
 
+    def kin(self, key: str) -> list[int]:
+        """The pids of every living process of a step, its main one included."""
+        return [pid for pid, marker in self.processes().items() if f":{key}:" in marker]
+
+    def crash(self) -> None:
+        """All goes at once, as when the machine loses its power: the daemon, what supervises, what runs."""
+        self.kill()
+        with contextlib.suppress(OSError, ValueError):  # where nothing ran natively there is none
+            os.kill(self.supervisor(), signal.SIGKILL)
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not self.processes(), "all is dead")
+
 
 class Begun:
     """A request that goes on in a thread."""
@@ -295,9 +314,9 @@ def _step(uses: str, given: Json) -> Json:
 
 
 @contextlib.contextmanager
-def a_house(**more: Any) -> Iterator[House]:
+def a_house(kind: type[House] = House, **more: Any) -> Iterator[House]:
     """A house of one's own, for who kills its daemon or fills its disk."""
-    house = House(**more)
+    house = kind(**more)
     try:
         house.start()
         yield house

@@ -11,19 +11,15 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from tests.faults.house import Begun, House, a_house, dead, make, serve, wait_for
+from tests.faults.containers import own_everywhere
+from tests.faults.house import Begun, House, dead, make, serve, wait_for
 
 from qwend.adapters.state_schema import close_database, open_database
 
 pytestmark = pytest.mark.native
 
 
-@pytest.fixture
-def own() -> Iterator[House]:
-    with a_house() as house:
-        yield house
-
-
+@own_everywhere
 def test_06_services_go_on_and_are_adopted_and_a_job_half_way_ends_once(own: House) -> None:
     steps = {"one": serve(), "two": serve(), "count": make(seconds=2, resumable=True)}
     going = own.begin("r", steps)
@@ -46,6 +42,7 @@ def test_06_services_go_on_and_are_adopted_and_a_job_half_way_ends_once(own: Hou
     assert [own.row(f"r/{name}")["generation"] for name in ("one", "two", "count")] == [1, 1, 1]
 
 
+@own_everywhere
 def test_06_what_died_meanwhile_is_started_again_once_on_its_own_port(own: House) -> None:
     own.up("r", {"one": serve(), "two": serve()})
     before = own.row("r/one")
@@ -58,6 +55,7 @@ def test_06_what_died_meanwhile_is_started_again_once_on_its_own_port(own: House
     assert own.row("r/two")["generation"] == 1
 
 
+@own_everywhere
 def test_06_a_job_that_ended_meanwhile_is_taken_into_the_store_and_not_run_again(own: House) -> None:
     own.begin("r", {"write": make(text="kept", seconds=0.5)})
     pid = own.until("r/write", "running", where=lambda row: row["pid"])["pid"]
@@ -68,6 +66,7 @@ def test_06_a_job_that_ended_meanwhile_is_taken_into_the_store_and_not_run_again
     assert row["generation"] == 1 and row["artifact"]
 
 
+@own_everywhere
 def test_06_a_stop_that_was_cut_off_is_finished(own: House) -> None:
     own.up("r", {"chat": serve(ignore_sigterm=True, stop_grace="1h")})
     pid = own.row("r/chat")["pid"]
@@ -82,6 +81,7 @@ def test_06_a_stop_that_was_cut_off_is_finished(own: House) -> None:
     assert own.until("r/chat", "stopped")["generation"] == 1
 
 
+@own_everywhere
 def test_06_a_crash_loop_goes_on_counting_over_a_crash_of_the_daemon(own: House) -> None:
     own.begin("r", {"chat": serve(die_after=0.2, restart={"max": 3, "backoff": "0.5s"})})
     own.until("r/chat", "backoff")
@@ -92,6 +92,7 @@ def test_06_a_crash_loop_goes_on_counting_over_a_crash_of_the_daemon(own: House)
     assert own.row("r/chat")["generation"] == 4, "one start and three more, whoever counted"
 
 
+@own_everywhere
 def test_06_a_service_that_hangs_while_no_daemon_watches_is_found_out(own: House) -> None:
     own.up("r", {"chat": serve(hang_after=1.0, patience=0.3, restart="no")})
     url = own.row("r/chat")["url"]
@@ -138,8 +139,9 @@ def test_07_a_pid_that_was_given_to_a_stranger_is_never_signalled(
     assert stranger.poll() is None
 
 
+@own_everywhere
 def test_08_a_daemon_that_dies_at_any_moment_of_many_starts_leaves_no_orphan(own: House) -> None:
-    steps = {f"s{n}": serve() for n in range(8)}
+    steps = {f"s{n}": serve() for n in range(8 if own.runtime == "native" else 4)}
     for delay in (0.0, 0.05, 0.15):
         own.begin("r", steps)
         wait_for(lambda: any(row["state"] == "starting" for row in own.rows("r")), "one starts")
@@ -148,8 +150,8 @@ def test_08_a_daemon_that_dies_at_any_moment_of_many_starts_leaves_no_orphan(own
         own.start()
         for name in steps:
             own.until(f"r/{name}", "ready")
+        wait_for(lambda: len(own.processes()) == len(steps), "each runs once")
         living = own.processes()
-        assert len(living) == len(steps), "each runs once"
         assert sorted(living) == sorted(row["pid"] for row in own.rows("r"))
         own.down("r")
         assert not own.processes()
@@ -170,15 +172,12 @@ def test_19_when_the_supervisor_dies_services_start_again_once_and_a_job_runs_ag
     assert any("running again" in (reason or "") for reason in reasons)
 
 
+@own_everywhere
 def test_after_a_reboot_services_come_back_on_their_ports(own: House) -> None:
     """Nothing of before lives: neither daemon, nor supervisor, nor service; and pids began anew."""
     own.up("r", {"chat": serve(restart="always"), "idle": serve(restart="no")})
     before = own.row("r/chat")
-    own.kill()
-    os.kill(own.supervisor(), signal.SIGKILL)
-    for pid in own.processes():
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not own.processes(), "all is dead")
+    own.crash()
     own.start()
     after = own.until("r/chat", "ready")
     assert (after["port"], after["generation"]) == (before["port"], 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.faults.containers import everywhere
 from tests.faults.house import House, make, serve, wait_for
 
 from qwend.adapters.state_schema import close_database, open_database
@@ -18,6 +19,7 @@ from qwend.adapters.state_schema import close_database, open_database
 pytestmark = pytest.mark.native
 
 
+@everywhere
 def test_09_a_crash_loop_ends_failed_with_the_last_words_of_the_log(house: House, name: str) -> None:
     restart = {"max": 2, "backoff": "50ms"}
     house.up(name, {"chat": serve(die_after=0.3, last="error: the tensor is lost", restart=restart)})
@@ -48,6 +50,7 @@ def test_12_a_service_that_was_killed_for_memory_says_so_and_stays_down(house: H
     assert row["generation"] == 1
 
 
+@everywhere
 def test_12_the_memory_of_a_card_is_named_and_not_tried_again(house: House, name: str) -> None:
     words = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
     house.up(name, {"chat": serve(die_after=0.3, last=words, restart={"backoff": "20ms"})})
@@ -58,6 +61,7 @@ def test_12_the_memory_of_a_card_is_named_and_not_tried_again(house: House, name
     assert end["exit_code"] == 5, "out of a resource"
 
 
+@everywhere
 def test_13_an_engine_that_fails_while_loading_fails_at_once_with_its_own_words(
     house: House, name: str
 ) -> None:
@@ -69,6 +73,7 @@ def test_13_an_engine_that_fails_while_loading_fails_at_once_with_its_own_words(
     assert house.row(f"{name}/chat")["generation"] == 1, "a wrong flag is not mended by trying again"
 
 
+@everywhere
 def test_13_the_words_of_an_earlier_start_are_not_taken_for_those_of_this_one(
     house: House, name: str
 ) -> None:
@@ -77,6 +82,7 @@ def test_13_the_words_of_an_earlier_start_are_not_taken_for_those_of_this_one(
     assert end["error"]["message"] == "chat: exit code 1: oh no"
 
 
+@everywhere
 def test_14_a_server_that_hangs_behind_a_smiling_health_page_is_found_out(house: House, name: str) -> None:
     restart = {"max": 5, "backoff": "20ms"}
     house.up(name, {"chat": serve(hang_after=1.5, patience=0.3, restart=restart)})
@@ -87,12 +93,14 @@ def test_14_a_server_that_hangs_behind_a_smiling_health_page_is_found_out(house:
     assert any("/work did not answer within 0.3 s" in reason for reason in reasons)
 
 
+@everywhere
 def test_14_a_server_that_never_does_real_work_is_never_ready(house: House, name: str) -> None:
     end = house.up(name, {"chat": serve(hang_work=True, patience=0.2, health={"deadline": "1.5s"})})
     assert end["error"]["message"].startswith("chat: not ready after 2 s")
     assert "service.ready" not in house.kinds(f"{name}/chat")
 
 
+@everywhere
 def test_15_a_slow_load_is_starting_and_shows_how_far_it_is(house: House, name: str) -> None:
     going = house.begin(name, {"chat": serve(load=1.5)})
     row = house.until(f"{name}/chat", "starting", where=lambda row: row["pid"])
@@ -149,6 +157,7 @@ def test_16_an_up_that_was_planned_before_the_other_ended_starts_nothing_anew(
     assert house.row(f"{name}/chat")["generation"] == 1
 
 
+@everywhere
 def test_17_down_while_starting_ends_stopped_and_nothing_comes_back(house: House, name: str) -> None:
     going = house.begin(name, {"chat": serve(slow=60), "late": serve(needs=["chat"])})
     house.until(f"{name}/chat", "starting", where=lambda row: row["pid"])
@@ -163,6 +172,7 @@ def test_17_down_while_starting_ends_stopped_and_nothing_comes_back(house: House
     assert house.kinds(f"{name}/chat") == settled, "a whole life of another service later"
 
 
+@everywhere
 def test_17_down_in_backoff_ends_stopped(house: House, name: str) -> None:
     house.up(name, {"chat": serve(die_after=0.3, restart={"backoff": "1h"})})
     house.until(f"{name}/chat", "backoff")

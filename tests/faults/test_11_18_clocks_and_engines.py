@@ -1,7 +1,7 @@
 """Faults 11 and 18, with a clock and an engine that do as they are told (a fake clock, a fake runtime).
 
-Docker Engine itself is killed and started again in `tests/unit/adapters/docker`; here is what the reconciler makes
-of what the runtime then says.
+Docker Engine itself is killed and started again in `tests/unit/adapters/docker`, and shut off from a whole daemon in
+`test_07_12_18_containers`; here is what the reconciler makes of what the runtime then says.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ async def test_18_nothing_is_called_stopped_while_its_engine_is_away(house: Hous
     house.runtime.away = False
     await house.world.clock.advance(6.0)
     assert house.state("chat") == "stopped" and not house.runtime.running
+    assert house.row("chat").reason == "down", "what is over is not told any more"
 
 
 async def test_18_a_runtime_that_comes_late_is_taken_up_without_duplicates(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from http.client import HTTPException
 from typing import Any
 
 import pytest
+from tests.faults.containers import everywhere, own_everywhere
 from tests.faults.house import House, a_free_port, a_stranger, end, serve
 
 from qwend.adapters.listeners import ephemeral_range
@@ -39,6 +40,7 @@ def test_20_a_stranger_who_is_faster_gets_the_port_and_the_service_another(
     assert f"port {first} was taken by another program" in reasons
 
 
+@everywhere
 def test_20_a_fixed_port_gives_an_error_that_names_its_holder(
     house: House, name: str, strangers: Strangers
 ) -> None:
@@ -79,6 +81,20 @@ def test_20_a_fixed_port_that_is_lost_to_a_stranger_is_not_evaded(
     assert f"cannot listen on port {port}" in end_["error"]["message"]
 
 
+@own_everywhere
+def test_20_a_port_that_a_stranger_took_while_nothing_ran_is_left_to_him(
+    own: House, strangers: Strangers
+) -> None:
+    own.up("r", {"chat": serve(restart="always")})
+    before = own.row("r/chat")
+    own.crash()
+    strangers.append(a_stranger(before["port"]))
+    own.start()
+    after = own.until("r/chat", "ready", where=lambda row: row["generation"] > before["generation"])
+    assert after["port"] != before["port"]
+
+
+@everywhere
 def test_20_a_port_of_another_recipe_names_that_recipe(house: House, name: str) -> None:
     port = a_free_port()
     house.up(name, {"chat": serve(port=port)})
@@ -86,18 +102,21 @@ def test_20_a_port_of_another_recipe_names_that_recipe(house: House, name: str) 
         house.up(f"{name}b", {"web": serve(port=port)})
 
 
+@everywhere
 def test_21_fifty_services_at_once_have_fifty_ports_none_of_them_ephemeral(house: House, name: str) -> None:
-    steps = {f"s{n}": serve() for n in range(50)}
+    count = 50 if house.runtime == "native" else 8
+    steps = {f"s{n}": serve() for n in range(count)}
     assert house.up(name, steps)["exit_code"] == 0
     ports = [row["port"] for row in house.rows(name)]
     low, high = ephemeral_range()
-    assert len(set(ports)) == 50
+    assert len(set(ports)) == count
     assert not [port for port in ports if low <= port <= high]
     answers = set()
     for row in house.rows(name):
         with urllib.request.urlopen(f"{row['url']}/health", timeout=30) as answer:
             answers.add(answer.read())
-    assert len(answers) == 50, "fifty programs answer (each says its pid)"
+    if house.runtime == "native":  # in a container each is number 7
+        assert len(answers) == count, "fifty programs answer (each says its pid)"
 
 
 def test_22_a_stranger_who_answers_the_probe_is_not_taken_for_ours(
@@ -113,6 +132,7 @@ def test_22_a_stranger_who_answers_the_probe_is_not_taken_for_ours(
     assert "service.ready" not in house.kinds(f"{name}/chat")
 
 
+@everywhere
 def test_a_service_without_a_port_is_replaced_without_a_gap(house: House, name: str) -> None:
     house.up(name, {"chat": serve(text="one")})
     old = house.row(f"{name}/chat")
@@ -141,6 +161,7 @@ def test_a_service_without_a_port_is_replaced_without_a_gap(house: House, name: 
     assert house.down(name)["stopped"] == [f"{name}/chat"]
 
 
+@everywhere
 def test_a_new_one_that_fails_leaves_the_old_one_where_it_is(house: House, name: str) -> None:
     house.up(name, {"chat": serve(text="one")})
     old = house.row(f"{name}/chat")

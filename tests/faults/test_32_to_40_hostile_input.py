@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.faults.containers import DockerHouse, everywhere
 from tests.faults.house import House, a_house, make, serve, wait_for
 from tests.unit.worker.site_kit import install
 
@@ -196,6 +197,7 @@ def test_35_bad_plugins_are_named_and_left_out_and_the_daemon_and_the_others_go_
 # -- 36: secrets -------------------------------------------------------------------------------------
 
 
+@everywhere
 def test_36_a_secret_is_in_nothing_that_is_written_or_shown(house: House, name: str) -> None:
     service = serve(secrets=["api_key"], echo_secret=True)
     end = house.up(
@@ -209,6 +211,7 @@ def test_36_a_secret_is_in_nothing_that_is_written_or_shown(house: House, name: 
     end = house.up(f"{name}b", {"leaks": serve(secrets=["api_key"], leak_secret=True)})
     assert end["error"]["message"] == "leaks: exit code 1: error: the key *** was refused"
     shown = [
+        json.dumps(house.containers() if isinstance(house, DockerHouse) else []),
         json.dumps(house.events()),
         json.dumps(house.rows()),
         json.dumps(house.client.get(f"/v1/steps/{name}/chat")),
@@ -330,6 +333,7 @@ HOSTILE = [
 ]
 
 
+@everywhere
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_40_a_hostile_value_reaches_no_shell_and_arrives_as_it_is(house: House, name: str, text: str) -> None:
     end = house.up(name, {"write": make(text=text.replace("$", "$$"))})

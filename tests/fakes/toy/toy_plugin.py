@@ -1,12 +1,14 @@
 """Real processes in milliseconds: a plugin whose engines are this machine's Python and a small driver.
 
 It comes in by the same entry point as any plugin (its dist-info lies beside it; tests put this folder on PYTHONPATH).
-`toy/make` writes its parameters and `toy/job` does so from inputs; `toy/serve` is an HTTP server that misbehaves as its
-parameters say, `toy/serve-data` the same with inputs.
+With QWEND_TOY_IMAGE (a folder) they run in that image instead, in containers. `toy/make` writes its parameters and
+`toy/job` does so from inputs; `toy/serve` is an HTTP server that misbehaves as its parameters say, `toy/serve-data` the
+same with inputs.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -35,12 +37,19 @@ from qwend.plugin import (
     driver,
     flag,
     hookimpl,
+    load_image,
 )
 
 _DRIVER = Path(__file__).parent / "toy_driver.py"
 
 
+_PLACE = os.environ.get("QWEND_TOY_IMAGE")
+_PYTHON = ImageRef("bin/python" if _PLACE else "")
+
+
 def _image() -> Image:
+    if _PLACE:
+        return load_image(_PLACE, "cpu")
     return HostProgram(name="python", program="python3", install_hint="install Python 3")
 
 
@@ -81,7 +90,7 @@ class Make:
 
     def launch(self, step: StepView, host: Host) -> Launch:
         params: JobParams = step.params
-        words: list[Word] = [ImageRef(""), DriverRef(_DRIVER.name), "job", "--out", OutputRef()]
+        words: list[Word] = [_PYTHON, DriverRef(_DRIVER.name), "job", "--out", OutputRef()]
         words += ["--scratch", ScratchRef()]
         words += _flags(params, skip={"heavy"})
         for given in step.inputs:
@@ -150,7 +159,7 @@ class Serve:
 
     def launch(self, step: StepView, host: Host) -> Launch:
         words: list[Word] = [
-            ImageRef(""),
+            _PYTHON,
             DriverRef(_DRIVER.name),
             "serve",
             "--host",
