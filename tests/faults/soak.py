@@ -1,17 +1,19 @@
-"""A bounded stress run: starts, stops, replaces, kills, fills the disk, drops daemon and supervisor; then counts.
+"""A bounded stress run: starts, stops, replaces, kills, fills disks, drops daemon, supervisor and engine; then counts.
 
     python -m tests.faults.soak [--minutes 2] [--seed N]
 
-Everything is drawn from one seed, which is printed. Each round brings recipes of services and jobs up, does something
-bad to them, and goes on; at the end everything is stopped and these must hold:
+Two thirds of the time go to native processes on a small disk that is filled now and then (where this user may mount
+one, else the disk is left alone), a third to containers and processes side by side, with an engine that goes away
+(where Docker Engine answers). Everything is drawn from one seed, which is printed. Each round brings recipes of
+services and jobs up, does something bad to them, and goes on; at the end everything is stopped and these must hold:
 
-- no process of this home lives, and no zombie is a child of the daemon or the supervisor
+- no process or container of this home lives, no ended container is left, and no zombie is a child of the daemon
 - no lease is active, and nobody waits for one
 - the daemon has no more descriptors than at the start
 - every step is settled, and the events replay to the very rows that the daemon shows
 - every row that once was `ready` had a process that really answered (checked as it goes)
 
-Exit code 1 names what does not. It runs on a small disk where this user may mount one, else the disk is left alone.
+Exit code 1 names what does not.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.conftest import local_base
+from tests.faults.containers import DockerHouse
 from tests.faults.house import ROOT, Begun, House, a_house, dead, make, serve, wait_for
 from tests.faults.small_disk import fill
 
@@ -42,6 +46,9 @@ from qwend.errors import QwendError
 
 _SPACE = ("unshare", "--map-root-user", "--mount")
 _MEGABYTES = 192
+_IDLE: dict[type[House], int] = {House: 4, DockerHouse: 4 + 8}
+"""Descriptors that may be more than at the start: noise, and idle connections to the engine, one for each of the
+threads that speak to it."""
 
 
 class Soak:
@@ -63,6 +70,8 @@ class Soak:
         ]  # fmt: skip
         if self._disk is not None:
             evils.append(self._fill_disk)
+        if isinstance(self._house, DockerHouse):
+            evils += [self._drop_engine, self._drop_engine]
         self._attempt(self._chance.choice(evils))
         self._ups = [up for up in self._ups if not up.over]
 
@@ -82,17 +91,26 @@ class Soak:
             manners["restart"] = {"max": 3, "backoff": "50ms"}
             # One that hangs before it is ready is met by this; four times the usual two minutes would be a long wait.
             manners["health"] = {"deadline": "8s"}
-            steps[f"s{number}"] = serve(**manners)
+            steps[f"s{number}"] = serve(**manners, **self._somewhere())
         for number in range(self._chance.randrange(3)):
             text = f"{self._chance.randrange(1000)}"
             steps[f"j{number}"] = make(
-                text=text, seconds=self._chance.random(), code=int(self._chance.random() < 0.2)
+                text=text,
+                seconds=self._chance.random(),
+                code=int(self._chance.random() < 0.2),
+                **self._somewhere(),
             )
         recipe = f"r{self._chance.randrange(4)}"
         self._ups.append(self._house.begin(recipe, steps))
         if self._chance.random() < 0.5:
             with contextlib.suppress(QwendError):
                 self._ups[-1].result()
+
+    def _somewhere(self) -> dict[str, str]:
+        """Where there are containers, a step runs in one or beside them."""
+        if not isinstance(self._house, DockerHouse):
+            return {}
+        return {"runtime": self._chance.choice(["docker", "docker", "native"])}
 
     def _down(self) -> None:
         self._house.down(f"r{self._chance.randrange(4)}")
@@ -106,7 +124,7 @@ class Soak:
 
     def _kill_a_process(self) -> None:
         if pids := list(self._house.processes()):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # a container's is another user's
                 os.kill(self._chance.choice(pids), signal.SIGKILL)
 
     def _kill_daemon(self) -> None:
@@ -116,6 +134,18 @@ class Soak:
     def _kill_supervisor(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             os.kill(self._house.supervisor(), signal.SIGKILL)
+
+    def _drop_engine(self) -> None:
+        """For a moment no engine answers, and something happens meanwhile."""
+        assert isinstance(self._house, DockerHouse)
+        self._house.door.shut()
+        try:
+            self._attempt(
+                self._chance.choice([self._up, self._down, self._kill_a_process, self._kill_daemon])
+            )
+            time.sleep(self._chance.random())  # for a moment of its own it stays away
+        finally:
+            self._house.door.open()
 
     def _fill_disk(self) -> None:
         assert self._disk is not None
@@ -155,6 +185,9 @@ class Soak:
                 up.result()
         self._house.down()
         self._check("processes are left", lambda: not self._house.processes())
+        if isinstance(self._house, DockerHouse):
+            containers = self._house.containers
+            self._check("containers are left", lambda: not containers())
         self._check("leases are active", lambda: not self._active())
         self._check("steps are not settled", lambda: not self._unsettled())
         self._check(
@@ -220,12 +253,14 @@ async def replayed(home: Path) -> dict[str, str]:
         await state.close()
 
 
-def run(minutes: float, seed: int, disk: Path | None) -> int:
+def run(minutes: float, seed: int, disk: Path | None, kind: type[House] = House) -> int:
     chance = random.Random(seed)
     if disk is not None:
         tempfile.tempdir = str(disk)
-    with a_house() as house:
-        house.up("warm", {"chat": serve(), "write": make(text="warm")})
+    with a_house(kind) as house:
+        both = ({"runtime": "docker"}, {"runtime": "native"}) if kind is DockerHouse else ({},)
+        house.up("warm", {f"chat{n}": serve(**where) for n, where in enumerate(both)})
+        house.up("warm", {f"write{n}": make(text="warm", **where) for n, where in enumerate(both)})
         house.down()
         wait_for(lambda: not house.processes(), "it is quiet")
         descriptors = len(os.listdir(f"/proc/{house.pid}/fd"))
@@ -235,12 +270,13 @@ def run(minutes: float, seed: int, disk: Path | None) -> int:
             while time.monotonic() < ends:
                 soak.round()
                 rounds += 1
-            soak.settle(descriptors + 4)
+            soak.settle(descriptors + _IDLE[kind])
         except BaseException:
             print(f"seed {seed}, round {rounds}: {soak.account()}", flush=True)
             raise
     counts = ", ".join(f"{count} {what}" for what, count in soak.done.most_common())
-    print(f"seed {seed}: {rounds} rounds in {minutes:g} min{'' if disk else ', disk left alone'}: {counts}")
+    what = house.runtime if disk or kind is DockerHouse else f"{house.runtime}, disk left alone"
+    print(f"seed {seed}, {what}: {rounds} rounds in {minutes:.2g} min: {counts}", flush=True)
     for text in soak.wrong:
         print(f"WRONG: {text}")
     return 1 if soak.wrong else 0
@@ -252,19 +288,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--disk", type=Path, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    engine = local_base() is not None if shutil.which("docker") else False
+    natively = given.minutes * (2 / 3 if engine else 1)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)
     if given.disk is not None:
         return run(given.minutes, seed, given.disk)
+    wrong = on_a_small_disk(natively, seed)
+    if not engine:
+        print("no Docker Engine with a local base image answers: no containers, and no engine to drop")
+        return wrong
+    return run(given.minutes - natively, seed, None, DockerHouse) or wrong
+
+
+def on_a_small_disk(minutes: float, seed: int) -> int:
+    """The native part, in a process with a mount of its own where that is allowed."""
     with tempfile.TemporaryDirectory(prefix="qwend-soak-") as folder:
-        again = [
-            sys.executable,
-            "-m",
-            "tests.faults.soak",
-            "--minutes",
-            str(given.minutes),
-            "--seed",
-            str(seed),
-        ]
+        said = ["--minutes", str(minutes), "--seed", str(seed)]
+        again = [sys.executable, "-m", "tests.faults.soak", *said]
         mount = f'mount -t tmpfs -o "size={_MEGABYTES}m,mode=0700" qwend-test "$1" && shift && exec "$@"'
         command = [*_SPACE, "sh", "-c", mount, "sh", folder, *again, "--disk", folder]
         probe = [*_SPACE, "mount", "-t", "tmpfs", "qwend-test", folder]
@@ -275,7 +315,7 @@ def main() -> int:
             and subprocess.run(probe, capture_output=True, check=False).returncode == 0
         ):
             return subprocess.run(command, env=environ, cwd=ROOT, check=False).returncode
-    return run(given.minutes, seed, None)
+    return run(minutes, seed, None)
 
 
 if __name__ == "__main__":
