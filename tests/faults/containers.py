@@ -113,6 +113,7 @@ class DockerHouse(House):
         super().__init__(f"{toml}{images}", QWEND_TOY_IMAGE=toy)
         engine = find_address().socket
         assert engine is not None, "an engine of this machine"
+        self._instance = ""
         door = self.home / "engine.sock"
         self.environ["DOCKER_HOST"] = f"unix://{door}"
         self.door = Door(door, engine)
@@ -120,6 +121,7 @@ class DockerHouse(House):
 
     def close(self) -> None:
         self.door.open()
+        self.containers()  # learns whose they are, before the home goes
         try:
             super().close()
         finally:
@@ -129,11 +131,11 @@ class DockerHouse(House):
 
     def containers(self, step: str = "") -> list[dict[str, Any]]:
         """Every container of this house (of one step), ended ones too, inspected."""
-        try:
-            instance = (self.home / "instance").read_text().strip()
-        except FileNotFoundError:
+        with contextlib.suppress(FileNotFoundError):  # before its first start, and after its end
+            self._instance = (self.home / "instance").read_text().strip()
+        if not self._instance:
             return []
-        labels = [f"org.qwend.instance={instance}", *([f"org.qwend.step={step}"] if step else [])]
+        labels = [f"org.qwend.instance={self._instance}", *([f"org.qwend.step={step}"] if step else [])]
         filters = [word for label in labels for word in ("--filter", f"label={label}")]
         ids = _docker("ps", "-aq", "--no-trunc", *filters).stdout.split()
         found: list[dict[str, Any]] = []
