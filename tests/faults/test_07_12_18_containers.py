@@ -79,12 +79,10 @@ def test_18_services_live_through_an_engine_that_is_gone_and_are_not_started_twi
 
 def test_18_what_died_while_the_engine_was_gone_is_started_once_when_it_is_back(own: DockerHouse) -> None:
     own.up("r", {"chat": serve(restart={"backoff": "50ms"})})
-    before = own.row("r/chat")
     own.door.shut()
     _docker("kill", own.containers()[0]["Id"])
     own.door.open()
-    after = own.until("r/chat", "ready", where=lambda row: row["generation"] == 2)
-    assert after["port"] == before["port"]
+    own.until("r/chat", "ready", where=lambda row: row["generation"] == 2)
     assert len(own.processes()) == 1
 
 
