@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.faults.ports import Block
 
 from qwend.adapters.native.places import Places
 from qwend.client import Client
@@ -60,7 +61,8 @@ class House:
         self.home = Path(tempfile.mkdtemp(prefix="qwend-f-"))
         self.folder = self.home / "work"
         self.folder.mkdir()
-        (self.home / "qwend.toml").write_text(toml)
+        self.ports = Block()
+        (self.home / "qwend.toml").write_text(f"{self.ports.toml}{toml}")
         rooms = [str(ROOT / room) for room in ("daemon", "plugins", "images", "tests/fakes/toy")]
         rooms += filter(None, [os.environ.get("PYTHONPATH")])
         self.environ = {
@@ -122,6 +124,7 @@ class House:
             if self._daemon is not None and self._daemon.poll() is None:
                 self._daemon.kill()
                 self._daemon.wait()
+            self.ports.close()
             shutil.rmtree(self.home, ignore_errors=True)
 
     def supervisor(self) -> int:
@@ -347,15 +350,6 @@ def end(stranger: subprocess.Popen[bytes]) -> None:
     stranger.wait()
     if stranger.stdout is not None:
         stranger.stdout.close()
-
-
-def a_free_port() -> int:
-    """A port above the daemon's range that nobody has now."""
-    for port in range(19100, 19900):
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            tried.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 def _marker(entry: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.faults.containers import everywhere, own_everywhere
-from tests.faults.house import House, a_free_port, a_stranger, end, serve
+from tests.faults.house import House, a_stranger, end, serve
 
 from qwend.adapters.listeners import ephemeral_range
 from qwend.errors import OutOfResource
@@ -44,7 +44,7 @@ def test_20_a_stranger_who_is_faster_gets_the_port_and_the_service_another(
 def test_20_a_fixed_port_gives_an_error_that_names_its_holder(
     house: House, name: str, strangers: Strangers
 ) -> None:
-    port = a_free_port()
+    port = house.ports.fixed()
     strangers.append(a_stranger(port))
     steps = {"chat": serve(port=port)}
     (blocker,) = house.plan(name, steps)["blockers"]
@@ -72,7 +72,7 @@ def test_20_a_fixed_port_that_is_taken_since_the_plan_is_told_when_the_service_s
 def test_20_a_fixed_port_that_is_lost_to_a_stranger_is_not_evaded(
     house: House, name: str, strangers: Strangers
 ) -> None:
-    port = a_free_port()
+    port = house.ports.fixed()
     going = house.begin(name, {"chat": serve(port=port, slow=1.0)})
     house.until(f"{name}/chat", "starting", where=lambda row: row["pid"])
     strangers.append(a_stranger(port))
@@ -96,7 +96,7 @@ def test_20_a_port_that_a_stranger_took_while_nothing_ran_is_left_to_him(
 
 @everywhere
 def test_20_a_port_of_another_recipe_names_that_recipe(house: House, name: str) -> None:
-    port = a_free_port()
+    port = house.ports.fixed()
     house.up(name, {"chat": serve(port=port)})
     with pytest.raises(OutOfResource, match=f"port {port} is held by {name}/chat"):
         house.up(f"{name}b", {"web": serve(port=port)})
@@ -177,7 +177,7 @@ def test_a_new_one_that_fails_leaves_the_old_one_where_it_is(house: House, name:
 def test_where_both_cannot_be_the_old_one_ends_first_and_the_plan_says_why(
     house: House, name: str, how: str
 ) -> None:
-    port = a_free_port()
+    port = house.ports.fixed()
     own = {"port": port} if how == "fixed" else {"replace": "stop-first"}
     house.up(name, {"chat": serve(text="one", **own)})
     changed = {"chat": serve(text="two", **own)}
