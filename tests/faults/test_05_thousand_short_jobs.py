@@ -78,7 +78,7 @@ async def test_05_no_zombie_no_descriptor_and_no_memory_is_left() -> None:
 
         assert sorted(told) == sorted((marker(f"job{n}"), n % 7) for n in range(JOBS)), "each ended once"
         assert children(pid) == [], "a zombie would be among them"
-        assert after[:2] == before[:2], "descriptors"
+        assert all(now <= then for now, then in zip(after[:2], before[:2], strict=True)), "descriptors"
         assert after[2] - before[2] < NOISE, "memory of supervisord"
         assert after[3] - before[3] < NOISE, "memory of the daemon's side"
         assert native.places.journal.stat().st_size < 256 * 1024

@@ -83,13 +83,13 @@ class Enactor(Places):
             bound = policy.deadline_s if row.kind == "service" else policy.timeout_s
             self._timer("deadline", None if bound is None else _left(bound, row.started, now))
 
-    def ended(self, exit: Exit) -> None:
-        """The runtime tells how the process ended. While we are ending it, the ending task reports it."""
+    def ended(self, exit: Exit) -> asyncio.Future[None] | None:
+        """The runtime tells how the process ended. Done when that is decided; None while we are ending it: then the
+        ending task reports it."""
         self._exit = exit
         self._told.set()
         ending = self._tasks.get("end")
-        if ending is None or ending.done():
-            self._post_end(exit)
+        return self._post_end(exit) if ending is None or ending.done() else None
 
     def close(self) -> None:
         for task in [*self._timers.values(), *self._tasks.values()]:
@@ -192,13 +192,12 @@ class Enactor(Places):
             raise Unreachable(f"the runtime {name} does not answer", hint="qwend doctor says why")
         return runtime
 
-    def _post_end(self, exit: Exit) -> None:
+    def _post_end(self, exit: Exit) -> asyncio.Future[None]:
         box = self._box
         self._unwatch()
         how = exit.describe()
         if exit.ok or box.row.after:
-            box.post(Ended(exit, how))
-            return
+            return box.post(Ended(exit, how))
         try:
             words = box.world.reports.last_words(
                 self.launch(), str(self.log_path()), self.work().report, box.row.log_from
@@ -206,10 +205,9 @@ class Enactor(Places):
             taken = words.port_taken or (exit.code is not None and exit.code == self.launch().port_taken_exit)
         except Exception as error:  # a plugin's patterns are not ours
             log.warning("%s: its last words cannot be read: %r", box.key, error)
-            box.post(Ended(exit, how))
-        else:
-            text = f"{how}: {words.text}" if words.text and not exit.lost else how
-            box.post(Ended(exit, text, taken, words.code))
+            return box.post(Ended(exit, how))
+        text = f"{how}: {words.text}" if words.text and not exit.lost else how
+        return box.post(Ended(exit, text, taken, words.code))
 
 
 def _code(error: OSError) -> str:

@@ -35,6 +35,7 @@ class Recovery:
         self._reconciler = reconciler
         self._world = reconciler.world
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deciding: list[asyncio.Future[None]] = []
 
     async def recover(self) -> dict[str, int]:
         """Attaches every runtime that is there. Returns counts: adopted, ended, strays."""
@@ -66,6 +67,9 @@ class Recovery:
         adopted = 0
         for row in mine:
             adopted += await self._take_up(row, living, ended)
+        # Whoever asks from now on is not told of what has ended that it is ready.
+        deciding, self._deciding = self._deciding, []
+        await asyncio.gather(*deciding)
         known = {f"{self._world.instance}:{box.row.marker}" for box in self._reconciler.boxes.values()}
         strays = living.keys() - known
         await asyncio.gather(*(runtime.stop(living[marker], _STRAY_GRACE_S) for marker in strays))
@@ -115,7 +119,9 @@ class Recovery:
             if row.kind == "job" and row.exit is not None and row.exit.ok and not row.after:
                 await box.enactor.perform(Commit())  # it was done, and cut off while it was taken in
             else:
-                box.enactor.ended(ended.get(marker) or Exit(marker, lost=True, at=self._world.clock.wall()))
+                end = ended.get(marker) or Exit(marker, lost=True, at=self._world.clock.wall())
+                if (decided := box.enactor.ended(end)) is not None:
+                    self._deciding.append(decided)
         return False
 
     async def _adopt(self, box: Mailbox, handle: Handle) -> None:

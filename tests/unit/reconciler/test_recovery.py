@@ -94,6 +94,20 @@ async def test_who_waits_is_given_nothing_that_an_adopted_step_holds(house: Hous
     await fresh.world.close()
 
 
+async def test_who_asks_the_next_daemon_is_not_told_of_what_died_meanwhile_that_it_is_ready(
+    house: House, tmp_path: Path
+) -> None:
+    await house.ready(recipe(service("chat", restart=Restart(policy="always"))))
+    await house.reconciler.close()
+    await house.world.close()
+    del house.runtime.running[house.runtime.marker("r/chat")]
+    fresh = House(world(str(tmp_path), crash=house.world))
+    await fresh.reconciler.recover()
+    assert fresh.state("chat") == "backoff", "decided before it answers anybody"
+    await fresh.reconciler.close()
+    await fresh.world.close()
+
+
 async def test_a_step_that_the_last_up_did_not_ask_for_lives_through_a_crash(
     house: House, tmp_path: Path
 ) -> None:
