@@ -149,7 +149,7 @@ def test_34_a_hundred_megabytes_are_refused_by_the_client_and_by_the_daemon(hous
     huge.unlink()
     assert refused.returncode == 2 and len(refused.stderr) < 2000
     request = {"files": [{"path": "/r.yaml", "text": "x" * (20 << 20)}], "directory": "/"}
-    with pytest.raises(QwendError):
+    with pytest.raises(UsageError, match="the request is larger than 16 MiB"):
         list(house.client.stream("POST", "/v1/runs", request))
     assert house.client.get("/v1/version")["pid"] == house.pid
 

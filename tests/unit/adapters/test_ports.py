@@ -76,6 +76,16 @@ async def test_a_service_keeps_its_port_over_stops_and_restarts_of_everything(
     await state.close()
 
 
+async def test_ports_that_outgoing_connections_may_take_come_last(
+    tmp_path: Path, ports: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwend.adapters.ports.ephemeral_range", lambda: (ports[0], ports[0] + 1))
+    state = await opened(tmp_path, ports)
+    given = [int((await state.lease_port(f"r/{name}", None)).name) for name in "abc"]
+    assert given == [ports[1], ports[0], ports[0] + 1]
+    await state.close()
+
+
 async def test_a_port_that_is_given_up_is_free_for_anybody(tmp_path: Path, ports: tuple[int, int]) -> None:
     state = await opened(tmp_path, ports)
     await state.lease_port("r/a", None)

@@ -49,6 +49,15 @@ async def test_the_database_is_private(tmp_path: Path) -> None:
     await state.close()
 
 
+async def test_a_commit_waits_until_it_is_on_the_disk(tmp_path: Path) -> None:
+    """`FULL` in SQLite's words: with a log beside the database anything less syncs only now and then."""
+    state = await opened(tmp_path)
+    connection = state._writer._connection
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    await state.close()
+
+
 async def test_a_row_that_is_none_goes(tmp_path: Path) -> None:
     state = await opened(tmp_path)
     await state.record(step("r/a", "ready"), step("r/b", "ready"))

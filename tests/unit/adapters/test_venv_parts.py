@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qwend.adapters.package_trouble import compile_trouble, package_trouble
 from qwend.adapters.venv.meter import DownloadMeter
 from qwend.adapters.venv.pythons import choose_python
+from qwend.adapters.venv.record import FILE_NAME, Record, write_record
 from qwend.adapters.venv.sources import unpack
 from qwend.errors import OutOfResource, QwendError, StepFailed, Unreachable, UsageError
 from qwend.model.image_file import Source
@@ -41,6 +44,38 @@ PIP_MISMATCH = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIRE
         Expected sha256 1111
              Got        2222
 """
+
+
+def test_an_environment_is_called_finished_only_when_that_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def spied_fsync(fd: int) -> None:
+        done.append(("sync", os.fstat(fd).st_ino))
+        fsync(fd)
+
+    def spied_replace(source: Path, target: Path) -> None:
+        done.append(("rename", os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", spied_fsync)
+    monkeypatch.setattr(os, "replace", spied_replace)
+    facts = {"python": "3.11", "interpreter": "", "packages": {}, "manifests": {}, "files": {}, "options": {}}
+    record = {
+        "name": "toy",
+        "flavour": "cpu",
+        "digest": "d" * 64,
+        **facts,
+        "size": 1,
+        "seconds": 0.0,
+        "created": 0.0,
+    }
+    write_record(tmp_path, msgspec.convert(record, Record))
+    monkeypatch.undo()
+    inode = (tmp_path / FILE_NAME).stat().st_ino
+    assert done == [("sync", inode), ("rename", inode)]
 
 
 @pytest.mark.parametrize(

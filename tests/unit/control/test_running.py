@@ -131,6 +131,19 @@ async def test_a_second_up_of_the_same_recipe_begins_no_run(house: House) -> Non
     assert (await house.up(compiled))[-1]["run"] is None
 
 
+async def test_a_second_up_waits_for_what_is_kept_and_on_its_way(house: House) -> None:
+    compiled = recipe(service("chat", restart=Restart(policy="always", backoff_s=8.0)))
+    await house.up(compiled)
+    runtime = house.world.runtimes["native"]
+    runtime.end(runtime.marker("r/chat"), code=1)
+    await settle()
+    assert house.states() == {"chat": "backoff"}
+    told = await house.up(compiled)
+    assert not changes(told)
+    assert next(item["run"] for item in told if "run" in item) is not None, "there is something to wait for"
+    assert (end(told)["exit_code"], house.states()) == (0, {"chat": "ready"})
+
+
 async def test_a_gate_that_refused_refuses_again(house: House) -> None:
     compiled = recipe(job("job", expect=("speed >= 10",)))
     for _ in range(2):

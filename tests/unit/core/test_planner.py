@@ -107,6 +107,28 @@ def test_what_else_changed_is_told_without_values_that_may_be_secret(
     assert why(made, "f16") == reason
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "reason"),
+    [
+        ("policy", {"gpus": ("1",)}, "gpus changed"),
+        ("policy", {"gpu_share": 0.5}, "gpu_share changed"),
+        ("policy", {"memory": 1 << 30}, "memory changed"),
+        ("resources", {"cpus": 1.5}, "cpus changed"),
+    ],
+)
+def test_a_service_that_is_to_take_other_resources_starts_again(
+    part: str, change: dict[str, Any], reason: str
+) -> None:
+    before = compiled(CHAIN)
+    changed = {part: msgspec.structs.replace(getattr(steps(before)["chat"], part), **change)}
+    chat = msgspec.structs.replace(steps(before)["chat"], **changed)
+    after = msgspec.structs.replace(before, steps=(*before.steps[:-1], chat))
+    assert before.steps[-1].name == "chat"
+    made = plan(after, done(before))
+    assert verbs(made) == {"base": "keep", "f16": "keep", "q4": "keep", "chat": "replace"}
+    assert why(made, "chat") == reason
+
+
 def test_a_rename_is_no_reason_to_make_anything_again() -> None:
     before = compiled(CHAIN)
     after = compiled(CHAIN.replace("f16", "half"))
