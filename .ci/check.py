@@ -192,7 +192,7 @@ def show(result: Result) -> None:
     if result.mark != "ok":
         print("\n".join(lines[-TAIL:]))
     elif "pytest" in result.part.command:
-        print("\n".join(line for line in lines if line.startswith("SKIPPED")))
+        print("\n".join(line for line in lines if line.startswith(("SKIPPED", "fuzz: "))))
         print(lines[-1] if lines else "no output")
     elif result.part.name.startswith("bench"):
         print("\n".join(lines))

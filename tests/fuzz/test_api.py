@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -30,14 +31,15 @@ LEFT_OUT = {
     "/v1/images/build",  # no names are all images: hours
 }
 STATUSES = {200, 400, 404, 409, 503, 507}
-sent = 0
+answers: Counter[int] = Counter()
 
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
     with a_house() as made:
         yield made
-        print(f"\n{sent} requests")
+        counts = ", ".join(f"{status}: {count}" for status, count in sorted(answers.items()))
+        print(f"\nfuzz: {answers.total()} requests to the API, by status {counts}")
 
 
 def document(house: House) -> dict[str, Any]:
@@ -48,8 +50,6 @@ def document(house: House) -> dict[str, Any]:
 
 def ask(house: House, method: str, target: str, body: bytes) -> tuple[int, str, bytes]:
     """Status, media type and the beginning of the body; a stream without end is read for a moment."""
-    global sent
-    sent += 1
     head = f"{method} {target} HTTP/1.1\r\nHost: qwend\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     answer = b""
     with socket.socket(socket.AF_UNIX) as sock:
@@ -67,7 +67,9 @@ def ask(house: House, method: str, target: str, body: bytes) -> tuple[int, str, 
     lines = top.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
     chunked = headers.get("transfer-encoding") == "chunked"
-    return int(lines[0].split()[1]), headers.get("content-type", ""), _whole(rest) if chunked else rest
+    status = int(lines[0].split()[1])
+    answers[status] += 1
+    return status, headers.get("content-type", ""), _whole(rest) if chunked else rest
 
 
 def _whole(data: bytes) -> bytes:
