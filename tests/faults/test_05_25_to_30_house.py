@@ -36,10 +36,31 @@ def test_05_many_jobs_leave_no_zombie_no_descriptor_and_no_memory_behind(own: Ho
     wait_for(lambda: held()[0] <= descriptors, "every descriptor is closed again")
     assert held()[1] < memory + 12 * 1024, "KiB: the rows and events of a hundred jobs, and noise"
     for pid in (own.pid, *([own.supervisor()] if own.runtime == "native" else [])):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        assert not [child for child in children if dead(int(child))], "a zombie"
+        assert not _zombies(pid)
     assert not own.processes()
     assert not isinstance(own, DockerHouse) or own.containers() == [], "nor a container that has ended"
+
+
+def _zombies(pid: int) -> list[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in children if dead(int(child))]
+
+
+def test_05_services_that_come_and_go_leave_no_descriptor_and_no_zombie_behind(own: House) -> None:
+    def come_and_go() -> None:
+        steps = {f"s{n}": serve(setsid=True, stop_grace="0.2s") for n in range(4)}
+        assert own.up("r", steps)["exit_code"] == 0
+        assert own.down("r")["exit_code"] == 0
+
+    def held() -> int:
+        return len(os.listdir(f"/proc/{own.pid}/fd"))
+
+    come_and_go()
+    before = held()
+    come_and_go()
+    come_and_go()
+    wait_for(lambda: held() <= before, f"no more descriptors than {before}")
+    wait_for(lambda: not _zombies(own.supervisor()), "orphans that came to the supervisor are laid to rest")
 
 
 @everywhere
