@@ -60,7 +60,7 @@ def test_20_a_fixed_port_gives_an_error_that_names_its_holder(
 def test_20_a_fixed_port_that_is_taken_since_the_plan_is_told_when_the_service_starts(
     house: House, name: str, strangers: Strangers
 ) -> None:
-    port = a_free_port()
+    port = house.ports.fixed()
     end_ = house.up(name, {"chat": serve(port=port)})
     assert end_["exit_code"] == 0
     house.act(f"{name}/chat", "stop")
