@@ -175,3 +175,54 @@ def test_a_group_size_that_does_not_divide_is_an_error_of_the_plan(qwend: Qwend)
     assert code == 2
     assert "bad.yaml:" in said
     assert "group size 512 does not divide the model's hidden size of 256" in said
+
+
+STEPS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "architecture": (
+        {"uses": "awq/quantize", "from": "strange", "with": {"calib_data": "texts"}},
+        2,
+        "AutoAWQ does not know the architecture strange",
+    ),
+    "bits": (
+        {"uses": "awq/quantize", "from": "base", "with": {"calib_data": "texts", "w_bit": 8}},
+        2,
+        "autoawq writes AWQ in 4 bits (backend: llm-compressor writes 8 too",
+    ),
+    "pairing": (
+        {"uses": "llama-factory/export", "from": "train", "with": {"base": "other"}},
+        2,
+        "train was trained on base, not on other",
+    ),
+    "memory": (
+        {"uses": "gptq/quantize", "from": "base", "with": {"calibration": "texts"}},
+        5,
+        "memory: needs about ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_cannot_work_is_told_by_the_plan(qwend: Qwend, name: str) -> None:
+    step, code, said = STEPS[name]
+    strange = qwend.folder / "strange"
+    strange.mkdir()
+    (strange / "config.json").write_text(json.dumps({"model_type": "strange", "hidden_size": 256}))
+    header = json.dumps({"model.norm.weight": {"dtype": "BF16", "shape": [256], "data_offsets": [0, 512]}})
+    (strange / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header.encode() + bytes(512)
+    )
+    host = json.loads(qwend("doctor", "--json"))
+    host["host"] |= {"memory": 1 << 30, "memory_available": 1 << 30}
+    (qwend.folder / "small.json").write_text(json.dumps(host))
+    train = {"uses": "llama-factory/train", "from": "base", "with": {"dataset": "rows"}}
+    recipe = {
+        "name": "bad",
+        "models": {"base": "smoke:qwen2", "other": "smoke:qwen3", "strange": "file:strange"},
+        "datasets": {"texts": "smoke:data", "rows": "smoke:data?kind=sft"},
+        "steps": ({"train": train} if name == "pairing" else {}) | {name: step},
+    }
+    (qwend.folder / "bad.yaml").write_text(json.dumps(recipe))
+    words = ("--host", "small.json") if name == "memory" else ()
+    ended = qwend.try_("plan", *words, "bad.yaml")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert said in ended.stdout + ended.stderr

@@ -78,7 +78,7 @@ class Quantize:
             yield Finding(
                 f"{params.backend} writes AWQ in {' or '.join(map(str, _BITS[params.backend]))} bits",
                 "with.w_bit",
-                "awq/scale takes any number of bits on the way to a GGUF",
+                "backend: llm-compressor writes 8 too; awq/scale takes any number on the way to a GGUF",
             )
         if params.backend == "autoawq":
             yield from autoawq_findings(step, params)
