@@ -15,10 +15,11 @@ _OVER = {"ready", "succeeded", "cached", "failed", "cancelled", "stopped", "buil
 
 
 class _Amounts(TextColumn):
-    """What `amounts` says of the task's last news."""
+    """What `amounts` says of the task's last news; in a line below, what the step says (the loss of a training)."""
 
     def render(self, task: Task) -> Text:
-        return Text(clean(task.fields.get("amounts", ""), lines=False), style="dim", no_wrap=True)
+        lines = [clean(part, lines=False) for part in task.fields.get("amounts", ())]
+        return Text("\n".join(lines), style="dim", no_wrap=True)
 
 
 class Bars:
@@ -48,7 +49,7 @@ class Bars:
     def progress(self, news: Json) -> None:
         name = news.get("subject", "")
         label = clean(f"{subject(name)} {news.get('phase', '')}".strip(), lines=False)
-        detail = amounts(news) or news.get("message", "")
+        detail = [part for part in (amounts(news), news.get("message")) if part]
         task = self._task(name, label)
         self._progress.update(
             task, description=label, completed=news.get("done") or 0, total=news.get("total"), amounts=detail
@@ -73,7 +74,7 @@ class Bars:
 
     def _task(self, name: str, label: str) -> TaskID:
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(label, total=None, amounts="")
+            self._tasks[name] = self._progress.add_task(label, total=None, amounts=())
         return self._tasks[name]
 
     def _drop(self, name: str) -> None:

@@ -159,6 +159,18 @@ def test_a_terminal_gets_bars_and_colours(busy: FakeDaemon) -> None:
     assert "\x1b[?25l" in said and said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")
 
 
+def test_a_bar_tells_the_loss_beside_the_steps(daemon: FakeDaemon) -> None:
+    Path("qwend.yaml").write_text("name: huanhuan\n")
+    news = {"subject": "huanhuan/q4", "phase": "train", "done": 5, "total": 20, "unit": "steps", "rate": 0.5}
+    told = {**news, "message": "loss 2.5, lr 0.0001, 500 tokens/s"}
+    daemon.streams(
+        "POST", "/v1/runs", plan(("run", "q4", "new")), {"run": "01J"}, {"progress": told}, end(Q4)
+    )
+    said = _on_a_terminal("up", "-d", COLUMNS="90")
+    assert "5 of 20 steps, 0.5 steps/s, 30 s left" in said
+    assert "loss 2.5, lr 0.0001, 500 tokens/s" in said
+
+
 def test_hostile_text_is_shown_and_not_obeyed(busy: FakeDaemon) -> None:
     said = _on_a_terminal("up", "-d")
     assert "\\x1b]0;owned\\x07[red]not markup[/red]" in said
