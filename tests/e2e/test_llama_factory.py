@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import ROOT, Qwend
+from tests.e2e.terminal import WAIT_S, terminal
 from tests.unit.plugins.llama_factory.kit import THE_SCRIPT, step
 
 from qwend.model.image import ImageSpec, load_image
@@ -54,7 +55,7 @@ steps:
   merged: {uses: llama-factory/export, from: train}
   f16: {uses: llama-cpp/convert, from: merged, with: {outtype: f16}}
   chat: {uses: llama-cpp/serve, from: f16, with: {context: 512}}
-  tutor: {uses: llama-factory/serve, from: train, profiles: [tutor]}
+  tutor: {uses: llama-factory/serve, from: train, with: {checkpoint: 9}, profiles: [tutor]}
 """
 
 
@@ -111,11 +112,39 @@ def test_a_training_that_was_killed_goes_on_and_what_it_learned_is_served(qwend:
     assert row["state"] == "ready"
     assert ask(row["url"], "chat")["usage"]["completion_tokens"] > 0
 
-    # The adapter alone, on the base that it was trained on, by LLaMA-Factory's own server.
+    # The adapter alone, on its base, by LLaMA-Factory's own server, as it was before the end.
+    assert said["artifact"]["facts"]["extra"]["checkpoints"] == [9, 12]
     qwend("up", "-d", "--runtime", "native", str(recipe), "tutor")
     row = qwend.row("tutor")
     assert ask(row["url"], "tutor")["model"] == "tutor"
+    assert "/checkpoint-9" in (qwend.home / "logs" / "tuned" / "tutor.log").read_text(errors="replace")
     qwend("down", "-p", "tuned")
+
+
+TALK = ("run", "llama-factory/chat", "--from", "smoke:qwen2", "--with", "max_new_tokens=6")
+
+
+def test_its_own_chat_has_the_terminal_and_many_turns(qwend: Qwend) -> None:
+    with terminal(qwend, *TALK) as user:
+        at = user.until(r"Welcome to the CLI application[\s\S]*?\nUser: ")
+        for line in ("你是谁？", "今日如何？"):
+            user.type(f"{line}\n")
+            at = user.until(r"Assistant: [\s\S]*?\nUser: ", at)
+        user.type("clear\n")
+        at = user.until(r"History has been removed\.[\s\S]*?\nUser: ", at)
+        user.type("\x04")  # Ctrl-D
+        assert user.process.wait(WAIT_S) == 0
+    assert "Traceback" not in user.shown and "INFO" not in user.shown
+
+
+def test_a_pipe_asks_once_and_gets_the_answer_alone(qwend: Qwend) -> None:
+    for question, code, said in (("你是谁？\n", 0, ""), (" \n", 1, "there is no question")):
+        ended = subprocess.run(
+            qwend.command(*TALK), input=question, cwd=qwend.folder, env=qwend.environ, text=True,
+            capture_output=True, timeout=WAIT_S, check=False,
+        )  # fmt: skip
+        assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
+        assert ended.stdout.endswith("\n") is (code == 0) and "INFO" not in ended.stdout
 
 
 def test_a_broken_row_stops_the_training_with_its_line(qwend: Qwend) -> None:
@@ -128,6 +157,33 @@ def test_a_broken_row_stops_the_training_with_its_line(qwend: Qwend) -> None:
     assert ended.returncode == 1
     assert "roleplay.json:3: row 2 output is empty" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_adapter_of_another_base_is_refused_before_anything_is_loaded(qwend: Qwend) -> None:
+    adapter = qwend.folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    shapes = {"lora_A": (4, 128), "lora_B": (256, 4)}  # the smoke model has 256 inputs
+    header, end = {}, 0
+    for part, (rows, columns) in shapes.items():
+        size = 2 * rows * columns
+        name = f"base_model.model.model.layers.0.self_attn.q_proj.{part}.weight"
+        header[name] = {"dtype": "F16", "shape": [rows, columns], "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    tensors = len(text).to_bytes(8, "little") + text + bytes(end)
+    (adapter / "adapter_model.safetensors").write_bytes(tensors)
+    merged = {"uses": "llama-factory/export", "from": "mine", "with": {"base": "base"}}
+    models = {"base": "smoke:qwen2", "mine": "file:adapter"}
+    (qwend.folder / "wrong.yaml").write_text(
+        json.dumps({"name": "wrong", "models": models, "steps": {"merged": merged}})
+    )
+    ended = qwend.try_("up", "wrong.yaml")
+    assert ended.returncode == 1
+    assert "the adapter is for a model.layers.0.self_attn.q_proj of 256×128" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    log = (qwend.home / "logs/wrong/merged.log").read_text(encoding="utf-8")
+    assert "llamafactory" not in log, "nothing was loaded"
 
 
 PARSE = """

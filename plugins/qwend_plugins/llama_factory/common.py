@@ -196,6 +196,11 @@ def name_of(model: Given) -> str:
     return body.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2] or model.name
 
 
+def checkpoint(step: int | None) -> str:
+    """The folder, in an adapter's artifact, of its weights at a step of the training; empty: of those at the end."""
+    return "" if step is None else f"checkpoint-{step}"
+
+
 def json_file(name: str, content: Mapping[str, Any]) -> LaunchFile:
     """A file of the step that its driver reads; it counts in the fingerprint."""
     return LaunchFile(name, json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n")

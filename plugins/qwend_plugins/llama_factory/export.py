@@ -95,7 +95,7 @@ class Export:
                 "with.base",
                 "leave base out",
             )
-        if adapter.facts.extra.get("stage") in ("rm", "ppo") and adapter.facts.extra.get("stage") == "rm":
+        if adapter.facts.extra.get("stage") == "rm":
             yield Finding(f"{adapter.name} is a reward model: merged it would answer nothing", "from")
         yield from common.template_findings(params.template, base)
         yield from common.more_findings(params, step.extra_args, common.KNOWN["infer"], OURS)
@@ -125,7 +125,6 @@ class Export:
             **({"trust_remote_code": True} if step.trust_remote_code else {}),
             **common.extras(params, step.extra_args),
         }
-        checkpoint = "" if params.checkpoint is None else f"checkpoint-{params.checkpoint}"
         return Launch(
             argv=(
                 ImageRef("bin/python"),
@@ -134,7 +133,7 @@ class Export:
                 DriverRef("arguments.json"),
                 *(() if base is None else ("--model", InputRef(base.name))),
                 "--adapter",
-                InputRef(adapter.name, checkpoint),
+                InputRef(adapter.name, common.checkpoint(params.checkpoint)),
                 "--out",
                 OutputRef(),
             ),

@@ -37,6 +37,8 @@ OURS = (
     "num_beams", "length_penalty", "skip_special_tokens",
 )  # fmt: skip
 _DRIVERS = ("lf_report", "lf_tensors", "lf_infer")
+_QUIET = {"LLAMAFACTORY_VERBOSITY": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}
+"""What would else stand between questions and answers."""
 _FRONT = ("openai_http", "openai_worker", "openai_shapes", "openai_requests", "answer_text", "hf_generate")
 
 
@@ -46,6 +48,9 @@ class InferParams(Params):
     base: str | None = reference(
         "model/safetensors",
         description="an adapter's base; left out: the one it was trained on, from its provenance",
+    )
+    checkpoint: int | None = Field(
+        None, ge=1, description="the adapter as it was at this checkpoint of its training"
     )
     template: str | None = flag(
         "template",
@@ -108,8 +113,9 @@ class _Infer:
                 "from",
                 "name it: with: {base: …}",
             )
-        if given.type != "adapter/lora" and params.base is not None:
-            yield Finding("base is for an adapter", "with.base")
+        for field in ("base", "checkpoint") if given.type != "adapter/lora" else ():
+            if getattr(params, field) is not None:
+                yield Finding(f"{field} is for an adapter", f"with.{field}")
         if params.quantization_bit and step.flavour == "cpu":
             yield Finding("bitsandbytes needs a card", "with.quantization_bit")
         if given.facts.extra.get("stage") == "rm":
@@ -140,7 +146,7 @@ class Serve(_Infer):
         names = [word for name in (step.name, *params.served_model_name) for word in ("--name", name)]
         return Launch(
             argv=(
-                *_command(step),
+                *_command(step, "lf_serve.py"),
                 "--host",
                 BindRef(),
                 "--port",
@@ -151,7 +157,7 @@ class Serve(_Infer):
             ),
             env=common.environment(),
             files=(
-                *_files(step),
+                *_files(step, "lf_serve"),
                 *common.drivers("lf_engine"),
                 *(driver(SHARED / f"{name}.py") for name in _FRONT),
             ),
@@ -165,35 +171,39 @@ class Serve(_Infer):
 
 
 class Chat(_Infer):
-    """LLaMA-Factory's chat on the caller's terminal."""
+    """LLaMA-Factory's chat on the caller's terminal, or one question from a pipe."""
 
     name: ClassVar[str] = "llama-factory/chat"
     kind: ClassVar[Literal["job", "service", "interactive"]] = "interactive"
-    summary: ClassVar[str] = "talks to a model or an adapter on this terminal"
+    summary: ClassVar[str] = "talks to a model or an adapter on this terminal, or answers what is piped in"
 
     def launch(self, step: StepView, host: Host) -> Launch:
         return Launch(
-            argv=_command(step),
-            env=common.environment(),
-            files=_files(step),
+            argv=_command(step, "lf_chat.py"),
+            env=common.environment() | _QUIET,
+            files=_files(step, "lf_chat"),
             resources=_resources(step),
             hints=common.HINTS,
         )
 
 
-def _command(step: StepView) -> tuple[Word, ...]:
+def _command(step: StepView, script: str) -> tuple[Word, ...]:
     given, model = step.inputs[0], _model(step)
     return (
         ImageRef("bin/python"),
-        DriverRef("lf_serve.py"),
+        DriverRef(script),
         "--arguments",
         DriverRef("arguments.json"),
         *(() if model is None else ("--model", InputRef(model.name))),
-        *(("--adapter", InputRef(given.name)) if given.type == "adapter/lora" else ()),
+        *(
+            ("--adapter", InputRef(given.name, common.checkpoint(_params(step).checkpoint)))
+            if given.type == "adapter/lora"
+            else ()
+        ),
     )
 
 
-def _files(step: StepView) -> Any:
+def _files(step: StepView, script: str) -> Any:
     params, given = _params(step), step.inputs[0]
     told = common.told(params) | {
         "template": params.template or common.template_of(given) or common.template_of(_model(step) or given),
@@ -202,8 +212,7 @@ def _files(step: StepView) -> Any:
         **({"trust_remote_code": True} if step.trust_remote_code else {}),
         **common.extras(params, step.extra_args),
     }
-    names = common.drivers(*_DRIVERS)
-    return (driver(common.DRIVERS / "lf_serve.py"), *names, common.json_file("arguments.json", told))
+    return (*common.drivers(script, *_DRIVERS), common.json_file("arguments.json", told))
 
 
 def _resources(step: StepView) -> Resources:

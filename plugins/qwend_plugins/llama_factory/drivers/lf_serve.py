@@ -1,8 +1,7 @@
-"""Serve or talk: a model or an adapter as LLaMA-Factory loads it, told where to listen and with which key.
+"""Serve a model or an adapter as LLaMA-Factory loads it, told where to listen and with which key.
 
-    python lf_serve.py --arguments arguments.json --model DIR [--adapter DIR]
-        [--host ADDRESS --port N --name MODEL [--name ALIAS] [--context N] [--api-key-file FILE]]
-                                                                        serve; without --port: chat here
+    python lf_serve.py --arguments arguments.json --model DIR [--adapter DIR] [--host ADDRESS] --port N
+        --name MODEL [--name ALIAS] [--context N] [--api-key-file FILE]
 
 It listens at once, so that nobody can take the port, and answers 503 until the model is loaded. Exit codes: 0 ended,
 1 it failed, 98 the port is taken.
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import os
 import signal
 import socket
@@ -24,7 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import lf_infer
+from lf_engine import LlamaFactory
 from lf_report import Refused, explain, fail, progress
+from openai_http import Handler
+from openai_worker import Server, Service
 
 PORT_TAKEN = 98
 
@@ -35,17 +36,13 @@ def main(argv: list[str]) -> None:
     )
     lf_infer.options(parser)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int)
+    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--name", action="append", help="the model's name; more are aliases")
     parser.add_argument("--context", type=int, help="tokens of question and answer together")
     parser.add_argument("--api-key-file", type=Path)
     said = parser.parse_args(argv)
     try:
-        told = lf_infer.arguments(said)
-        if said.port is None:
-            chat(told)
-        else:
-            serve(told, said)
+        serve(lf_infer.arguments(said), said)
     except Refused as error:
         fail(*explain(error))
     except Exception as error:
@@ -53,22 +50,8 @@ def main(argv: list[str]) -> None:
         fail(*explain(error))
 
 
-def chat(told: dict[str, Any]) -> None:
-    """LLaMA-Factory's chat on this terminal."""
-    module: Any = importlib.import_module("llamafactory.chat.chat_model")
-    # It takes its arguments from the command line only.
-    sys.argv = ["llamafactory-cli", *(f"--{key}={value}" for key, value in told.items() if value is not None)]
-    module.run_chat()
-
-
 def serve(told: dict[str, Any], said: argparse.Namespace) -> None:
     """Listens, loads, answers until a signal; open streams are cut then."""
-    from lf_engine import (
-        LlamaFactory,  # with the front of `transformers/serve`, which a chat here does without
-    )
-    from openai_http import Handler
-    from openai_worker import Server, Service
-
     stop, loaded = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: object) -> None:
