@@ -6,6 +6,7 @@ wrong is told at once; a step whose inputs could not be compiled says nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -18,12 +19,12 @@ from qwend.core import figures, fingerprint, placement, rows
 from qwend.core.binding import describe
 from qwend.core.launching import finished, policy, resources, unenforced
 from qwend.core.loader import Loaded, Variant
-from qwend.core.mending import NOTHING, edge_problem
+from qwend.core.mending import NOTHING, edge_problem, put_through
 from qwend.core.placement import Refusal
 from qwend.core.selection import Selection
 from qwend.core.source_steps import fetched, referenced
 from qwend.core.sourcing import Sought
-from qwend.core.step_parts import ingredients, input_key, reached, reads
+from qwend.core.step_parts import all_of, ingredients, input_key, reached, reads
 from qwend.core.terms import Terms
 from qwend.errors import QwendError, UsageError
 from qwend.model.artifact import Facts, Pin
@@ -61,7 +62,7 @@ def compile_recipe(
             compiler.attempt(variant.name, partial(compiler.step, variant))
     compiler.check_gates()
     if compiler.errors:
-        raise _all(compiler.errors)
+        raise all_of(compiler.errors)
     compiled = Compiled(
         recipe=loaded.recipe.name,
         digest="",
@@ -170,6 +171,7 @@ class _Compiler:
     def step(self, variant: Variant, said: Step | None = None) -> CompiledStep:
         step = said or self._loaded.recipe.steps[variant.step]
         engine, host = self._engines[step.uses], self._terms.host
+        variant, mended = self._mended(variant, step, engine)
         if not self._edges_hold(variant, step, engine):
             raise _Noted
         flavour, why = placement.flavour(engine.name, tuple(engine.flavours), step, host, self._terms.device)
@@ -182,7 +184,7 @@ class _Compiler:
             runtime, where_why = settled, settled_why
             view = msgspec.structs.replace(view, runtime=runtime)
             image = engine.image(view, host)
-        notices = self._findings(variant, engine, view)
+        notices = (*mended, *self._findings(variant, engine, view))
         product = engine.product(view)
         told = getattr(engine, "metrics", None)
         names = told(view) if told is not None else None
@@ -226,6 +228,28 @@ class _Compiler:
             plugin=getattr(engine, "distribution", ""),
             options=options,
         )
+
+    def _mended(self, variant: Variant, step: Step, engine: Engine) -> tuple[Variant, tuple[str, ...]]:
+        """The step with steps of their own before it that turn inputs into what its engine takes, and what is said
+        of them."""
+        inputs, said = [], []
+        for name in variant.inputs:
+            through = put_through(engine, self._given[name], self._engines, self._terms.host)
+            inner = f"{name}.{through.partition('/')[2]}" if through else name
+            if through and inner not in self.steps:
+                params = self._engines[through].params.model_validate_json("{}")
+                before = Variant(inner, inner, {}, params, inputs=(name,))
+                made = Step.model_validate({"uses": through, "device": step.device})
+                self._places[inner] = self._where(variant.name, input_key(step, "from", name))
+                self.attempt(inner, partial(self.step, before, made))
+                if inner not in self.steps:
+                    raise _Noted
+            if through:
+                said.append(
+                    f"{engine.name} takes no {self._given[name].type}: {through} makes {inner} of it first"
+                )
+            inputs.append(inner)
+        return (dataclasses.replace(variant, inputs=tuple(inputs)), tuple(said)) if said else (variant, ())
 
     def _edges_hold(self, variant: Variant, step: Step, engine: Engine) -> bool:
         named = references(engine.params)
@@ -292,11 +316,3 @@ class _Compiler:
 
 class _Noted(Exception):
     """What is wrong was noted already."""
-
-
-def _all(errors: list[QwendError]) -> QwendError:
-    if len(errors) == 1:
-        return errors[0]
-    kinds = {type(error) for error in errors}
-    kind = UsageError if UsageError in kinds else kinds.pop() if len(kinds) == 1 else QwendError
-    return kind(f"the recipe has {len(errors)} errors", code="bad-recipe", details=tuple(errors))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from qwend.core.wording import listing
+from qwend.model.host import Host
 from qwend.plugin.protocols import Engine, Given
 from qwend.plugin.samples import products
 
@@ -25,6 +26,14 @@ def edge_problem(
     if not chain:
         return message, "no engine that is installed turns the one into the other"
     return message, f"insert {listing(chain, 'and then')} between {made.name} and {user}"
+
+
+def put_through(engine: Engine, made: Given, engines: Mapping[str, Engine], host: Host) -> str | None:
+    """The engine that `engine` wants `made` put through first (`Engine.first`): of those that are installed the one
+    that is best on this host. None where it takes it as it is, or where nobody knows what it belongs to."""
+    named = () if made.type in engine.accepts else getattr(engine, "first", {}).get(made.type, ())
+    there = [name for name in named if name in engines and made.lineage]
+    return next((name for one in host.flavours() for name in there if one in engines[name].flavours), None)
 
 
 NOTHING = ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from qwend.core import fingerprint
 from qwend.core.matrix import Variant
 from qwend.core.wording import show
-from qwend.errors import UsageError
+from qwend.errors import QwendError, UsageError
 from qwend.model.artifact import Pin
 from qwend.model.image import Image
 from qwend.model.launch import Launch
@@ -87,3 +87,12 @@ def input_key(step: Step, key: str, name: str) -> str:
             if name in (written, f"{written}[{name.partition('[')[2]}"):
                 return f"from.{index}"
     return key
+
+
+def all_of(errors: list[QwendError]) -> QwendError:
+    """One error that holds all of them; the recipe's where any is the recipe's."""
+    if len(errors) == 1:
+        return errors[0]
+    kinds = {type(error) for error in errors}
+    kind = UsageError if UsageError in kinds else kinds.pop() if len(kinds) == 1 else QwendError
+    return kind(f"the recipe has {len(errors)} errors", code="bad-recipe", details=tuple(errors))

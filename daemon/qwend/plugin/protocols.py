@@ -114,6 +114,9 @@ class Engine(Protocol):
     An engine may also have `select = True`: its artifact is one of its inputs, which its report names; and a method
     `metrics(step) -> Iterable[str] | None`: the names of the figures that its report will have (`perplexity`, and
     `f16.perplexity` for one `of` an input; None: it cannot tell). A gate on any other is then an error of the plan.
+    And `first: Mapping[str, tuple[str, ...]]`: types that it does not take, and the engines of which one (the best for
+    the machine) makes a type that it does: `{"adapter/lora": ("llama-factory/export", "mlx/fuse")}`. Such an input is
+    put through that engine, without parameters, by a step of its own that the plan shows.
     """
 
     name: ClassVar[str]

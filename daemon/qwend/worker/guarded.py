@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -110,6 +110,7 @@ class GuardedEngine:
     many: bool
     flavours: tuple[str, ...]
     select: bool
+    first: Mapping[str, tuple[str, ...]]
 
     def __init__(self, engine: Engine, guard: Guard, distribution: str = "") -> None:
         self._engine = engine
@@ -126,6 +127,9 @@ class GuardedEngine:
         for key, value in said.items():
             setattr(self, key, tuple(value) if key in ("accepts", "flavours") else value)
         self.select = bool(getattr(engine, "select", False))
+        self.first = guard.typed(
+            f"first of {self.name}", dict[str, tuple[str, ...]], lambda: dict(getattr(engine, "first", {}))
+        )
         self.schema: dict[str, Any] = guard.call(
             f"the schema of {self.name}", lambda: self.params.model_json_schema(by_alias=True)
         )

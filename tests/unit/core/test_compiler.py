@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from tests.fakes import toys
 from tests.unit.core.compile_kit import CHAIN, ENGINES, INFOS, compiled, complaints, host, prints, steps
@@ -323,3 +325,43 @@ def test_a_source_that_was_not_pinned_is_an_error_of_its_own() -> None:
     sources = sought(loaded, selection, INFOS, smoke=False)
     with pytest.raises(QwendError, match="base was not resolved"):
         compile_recipe(loaded, selection, sources, {}, ENGINES, {}, Terms(host()))
+
+
+class Careful(toys.Convert):
+    """An engine that wants adapters merged before it converts them."""
+
+    first: ClassVar[dict[str, tuple[str, ...]]] = {"adapter/lora": ("toy/absent", "toy/merge")}
+
+
+CAREFUL = """\
+name: careful
+models: {base: "shop:tiny/model/safetensors"}
+steps:
+  adapter: {uses: toy/train, from: base}
+  f16: {uses: toy/convert, from: adapter}
+  again: {uses: toy/convert, from: adapter}
+"""
+
+
+def test_what_an_engine_wants_put_through_another_first_gets_one_step_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ENGINES, "toy/convert", Careful())
+    made = compiled(CAREFUL)
+    assert [step.name for step in made.steps] == ["base", "adapter", "adapter.merge", "f16", "again"]
+    merge, f16 = steps(made)["adapter.merge"], steps(made)["f16"]
+    assert (merge.engine, merge.produces) == ("toy/merge", "model/safetensors")
+    assert [edge.step for edge in f16.inputs] == ["adapter.merge"]
+    assert f16.notices == ("toy/convert takes no adapter/lora: toy/merge makes adapter.merge of it first",)
+    # Its fingerprint is the one that the step would have if the recipe said it.
+    said = CAREFUL.replace("  f16:", "  m: {uses: toy/merge, from: adapter}\n  f16:")
+    spelled = prints(compiled(said.replace("from: adapter}\n  again", "from: m}\n  again")))
+    assert (spelled["m"], spelled["f16"]) == (merge.fingerprint, f16.fingerprint)
+
+
+def test_an_adapter_that_nobody_knows_the_base_of_is_not_put_through_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ENGINES, "toy/convert", Careful())
+    text = "name: r\nmodels: {a: 'shop:tiny/adapter/lora'}\nsteps:\n  f16: {uses: toy/convert, from: a}\n"
+    assert any("a is adapter/lora, and toy/convert reads" in line for line in complaints(text))
