@@ -234,7 +234,7 @@ class DockerRoom:
 
         own, connection = self._chosen.images, Connection()
         runtime = DockerRuntime(self._world.instance, connection, settings_env=self._hub_env, ca=own.ca)
-        base = Base(own.base, own.base_id)
+        base = Base(own.base, own.base_id, {name: Base(*one) for name, one in own.bases.items()})
         builder = DockerBuilder(Path(self._world.home), connection, _index_settings(own), base)
         self._world.runtimes["docker"] = runtime
         self._world.builders["docker"] = builder

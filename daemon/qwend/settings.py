@@ -20,6 +20,8 @@
     base = "registry.example/debian:bookworm-slim"
     base_id = "sha256:…"                # of a local base, checked before a build
     cuda_architectures = "89-real"      # what llama.cpp is compiled for; left out: every card that its flavour serves
+                                        # in place of bases that images have of their own, by the image's name:
+    bases = {ollama = {base = "registry.example/ollama@sha256:…"}}
 
     [store]
     quota = "200 GiB"                   # no new artifact is begun while the store takes more
@@ -75,6 +77,8 @@ class Images(msgspec.Struct, frozen=True):
     base: str | None = None
     base_id: str | None = None
     cuda_architectures: str | None = None
+    bases: Mapping[str, tuple[str, str | None]] = {}
+    """Reference and id of what stands for the own base of an image, by the image's name."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -268,6 +272,24 @@ def _architectures(value: Any, folder: str) -> str:
     return value
 
 
+def _bases(value: Any, folder: str) -> dict[str, tuple[str, str | None]]:
+    """Each is pinned: by its digest, or a local one by its id."""
+    example = '{ollama = {base = "registry.example/ollama@sha256:…"}}'
+    if not isinstance(value, dict):
+        raise _Wrong(f"a table such as {example}, not {value!r}")
+    found = {}
+    for name, said in value.items():
+        if not isinstance(said, dict) or not {"base"} <= said.keys() <= {"base", "base_id"}:
+            raise _Wrong(f"{name}: base and, of a local one, base_id, as in {example}")
+        reference, id_ = _text(said["base"], folder), said.get("base_id")
+        if id_ is None and not re.search(r"@sha256:[0-9a-f]{64}\Z", reference):
+            raise _Wrong(
+                f"{name}: a base with its digest (@sha256:…), or one of this machine with its base_id"
+            )
+        found[name] = (reference, None if id_ is None else _digest(id_, folder))
+    return found
+
+
 def _runtime(value: Any, folder: str) -> str:
     if value not in RUNTIMES:
         from qwend.core.suggest import did_you_mean
@@ -312,6 +334,7 @@ _TABLES: dict[str, dict[str, _Check]] = {
         "base": _text,
         "base_id": _digest,
         "cuda_architectures": _architectures,
+        "bases": _bases,
     },
     "store": {"quota": _bytes},
 }

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import ROOT, Qwend
-from tests.fakes.ollama_server import LIBRARY, State, start
+from tests.fakes.ollama_server import LIBRARY, MANIFEST, State, start
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.native,
-    pytest.mark.engine("ollama", images=["ollama", "smoke"]),
+    pytest.mark.engine("ollama", images=["ollama", "smoke", "llama-cpp-convert", "llama-cpp"]),
 ]
+RECIPE = str(ROOT / "recipes" / "ollama.yaml")
 OWN = str(ROOT / "recipes" / "own-gguf-ollama.yaml")
 
 
@@ -62,6 +63,8 @@ def test_a_gguf_gets_its_modelfile_and_is_created_once_and_served(
     assert model["request"]["system"] == "You are a helpful assistant."
     assert model["request"]["parameters"]["num_ctx"] == 8192
     assert uploads(state) == 2  # the first was cut off
+    assert list(state.blobs) == [f"sha256:{digest}"]
+    assert hashlib.sha256(state.blobs[f"sha256:{digest}"]).hexdigest() == digest
 
     # Somebody removes it: it is created again, and nothing is sent twice.
     state.models.clear()
@@ -74,6 +77,53 @@ def test_a_gguf_gets_its_modelfile_and_is_created_once_and_served(
     qwend("up", "-d", "--smoke", OWN, *there)
     assert ask(qwend.row("chat")["url"])["model"] == "chat"
     assert state.requests.count("POST /api/create") == created
+
+
+def test_the_recipe_quantises_a_model_and_creates_it_with_a_character(
+    qwend: Qwend, ollama: tuple[str, State]
+) -> None:
+    url, state = ollama
+    qwend("up", "-d", "--smoke", RECIPE, "--set", f"steps.chat.with.url={url}")
+    assert ask(qwend.row("chat")["url"])["model"] == "chat"
+    ((name, model),) = state.models.items()
+    assert name.startswith("qwend/ollama-chat:")
+    request = model["request"]
+    assert request["system"].startswith("You are Zhen Huan")
+    assert request["template"].startswith("{{")
+    assert request["parameters"] | {"num_ctx": 8192, "temperature": 0.7} == request["parameters"]
+    ((file, digest),) = request["files"].items()
+    q4 = Path(qwend.json("inspect", "q4")["artifact"]["location"]) / file
+    assert digest == f"sha256:{hashlib.sha256(q4.read_bytes()).hexdigest()}"
+
+
+def test_a_model_that_the_users_ollama_holds_is_pinned_and_used_where_it_lies(
+    qwend: Qwend, ollama: tuple[str, State]
+) -> None:
+    url, state = ollama
+    ((name, digest),) = LIBRARY.items()
+    place = qwend.folder / "home/.ollama/models/manifests/registry.ollama.ai/library" / name.replace(":", "/")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(MANIFEST)
+    qwend.environ["HOME"] = str(qwend.folder / "home")
+    state.models[name] = {"request": {}, "listed": {"digest": digest, "size": 1}}
+    recipe = qwend.folder / "held.yaml"
+    recipe.write_text(
+        f"name: held\nmodels: {{base: 'ollama:{name}'}}\nsteps:\n"
+        f'  chat: {{uses: ollama/serve, from: base, runtime: native, restart: no, with: {{url: "{url}"}}}}\n'
+    )
+    qwend("up", "-d", str(recipe))
+    assert ask(qwend.row("chat")["url"])["model"] == "chat"
+    assert digest in (qwend.folder / "held.lock").read_text()
+    changes = [one for one in state.requests if one.startswith("POST /api/")]
+    assert changes == [], "nothing is sent, pulled or created"
+    qwend("down", "-p", "held")
+
+    # Somebody pulled another one under its name: it is not taken for the one that was pinned.
+    state.models[name]["listed"]["digest"] = "b" * 64
+    ended = qwend.try_("up", "-d", str(recipe))
+    assert ended.returncode == 1
+    assert f"{name} on the server is bbb" in ended.stderr
+    assert "qwend lock --upgrade" in ended.stderr
 
 
 def test_a_modelfile_of_the_user_and_a_model_of_the_library_are_served(

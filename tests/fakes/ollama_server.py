@@ -1,5 +1,6 @@
 """A stand-in for Ollama's server, which cannot be had from a package index: the endpoints that qwend uses, as Ollama's
-documentation of its API describes them, with blobs in memory and answers that repeat the question. It computes nothing.
+documentation of its API describes them, and answers that repeat the question. It computes nothing. What it is sent and
+what it makes lies in memory, or where OLLAMA_MODELS names a folder there, blobs as Ollama keeps them.
 
     python ollama_server.py --port 11434 [--version 0.14.0] [--cut-uploads 1]
     OLLAMA_HOST=127.0.0.1:11434 python ollama_server.py serve          # as the program is called
@@ -13,15 +14,21 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 KNOWN = (b"qwen2", b"qwen3")
-LIBRARY = {"qwen2.5:0.5b": "a8b0c51577010a279d933d14c2a8ab4b268079d44c5c8830c0a93900f1827c67"}
+MANIFEST = json.dumps(
+    {"layers": [{"mediaType": "application/vnd.ollama.image.model", "size": 397807936}]}, sort_keys=True
+).encode()
+"""Of the one model that can be pulled, in the form that Ollama's own model folder has."""
+LIBRARY = {"qwen2.5:0.5b": hashlib.sha256(MANIFEST).hexdigest()}
 """What a pull can bring: name with tag → digest of its manifest."""
 
 
@@ -29,9 +36,30 @@ LIBRARY = {"qwen2.5:0.5b": "a8b0c51577010a279d933d14c2a8ab4b268079d44c5c8830c0a9
 class State:
     version: str = "0.14.0"
     cut_uploads: int = 0
+    folder: Path | None = None
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and (self.folder / "models.json").is_file():
+            self.models = json.loads((self.folder / "models.json").read_text())
+
+    def blob(self, digest: str) -> bytes | None:
+        if self.folder is None:
+            return self.blobs.get(digest)
+        path = self.folder / "blobs" / digest.replace(":", "-")
+        return path.read_bytes() if path.exists() else None
+
+    def keep(self, digest: str, data: bytes) -> None:
+        if self.folder is None:
+            self.blobs[digest] = data
+        else:
+            (self.folder / "blobs" / digest.replace(":", "-")).write_bytes(data)
+
+    def remember(self) -> None:
+        if self.folder is not None:
+            (self.folder / "models.json").write_text(json.dumps(self.models))
 
 
 def tagged(name: str) -> str:
@@ -47,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.note()
-        known = self.path.removeprefix("/api/blobs/") in self.state.blobs
+        known = self.state.blob(self.path.removeprefix("/api/blobs/")) is not None
         self.send_response(200 if known else 404)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -68,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self.note()
         found = self.state.models.pop(tagged(self.body()["model"]), None)
+        self.state.remember()
         self.answer(200 if found else 404, {})
 
     def do_POST(self) -> None:
@@ -103,19 +132,19 @@ class Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(size)
         if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
             return self.answer(400, {"error": "digest mismatch"})
-        self.state.blobs[digest] = data
+        self.state.keep(digest, data)
         return self.answer(201, {})
 
     def create(self, body: dict[str, Any]) -> None:
         files = body.get("files") or {}
-        missing = [digest for digest in files.values() if digest not in self.state.blobs]
+        missing = [digest for digest in files.values() if self.state.blob(digest) is None]
         base = body.get("from")
         if missing or (base and tagged(base) not in self.state.models) or not (files or base):
             return self.answer(
                 400, {"error": "neither 'from' or 'files' was specified" if not missing else "no blob"}
             )
         for name, digest in files.items():
-            data = self.state.blobs[digest]
+            data = self.state.blob(digest) or b""
             if name.endswith(".gguf") and not any(one in data[:4096] for one in KNOWN):
                 return self.lines([{"status": "parsing GGUF"}, {"error": "unknown model architecture"}])
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -124,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
             "listed": {"digest": digest, "size": 1, "modified_at": "2026-01-01T00:00:00Z"},
         }
         self.state.models[tagged(body["model"])] = model
+        self.state.remember()
         return self.lines([{"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"}])
 
     def pull(self, name: str) -> None:
@@ -133,6 +163,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         listed = {"digest": LIBRARY[name], "size": 1, "modified_at": "2026-01-01T00:00:00Z"}
         self.state.models[name] = {"request": {}, "listed": listed}
+        self.state.remember()
         parts = [{"status": "pulling", "total": 10, "completed": done} for done in (0, 5, 10)]
         return self.lines([*parts, {"status": "success"}])
 
@@ -145,7 +176,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(
                 200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
             )
-        chunks = [{**head, "choices": [{"index": 0, "delta": {"content": word}}]} for word in text.split()]
+        chunks = [
+            {**head, "choices": [{"index": 0, "delta": {"content": word}}]}
+            for word in re.findall(r"\s*\S+", text)
+        ]
         data = "".join(f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n" for chunk in chunks)
         return self.send(200, "text/event-stream", (data + "data: [DONE]\n\n").encode())
 
@@ -188,7 +222,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.command:
         args.port = int(os.environ["OLLAMA_HOST"].rpartition(":")[2])
-    server, _ = start(args.port, version=args.version, cut_uploads=args.cut_uploads)
+    told = os.environ.get("OLLAMA_MODELS")
+    folder = Path(told) if told else None
+    server, _ = start(args.port, version=args.version, cut_uploads=args.cut_uploads, folder=folder)
     print(server.server_address[1], flush=True)
     sys.stdin.read() if not args.command else threading.Event().wait()
 

@@ -16,6 +16,7 @@ from qwend.control import fitting, reporting
 from qwend.control.acting import act
 from qwend.control.admin import EventLog, ImageAdmin, PluginAdmin, Ports, StoreAdmin
 from qwend.control.attaching import Attaching
+from qwend.control.clearing import clear_scratch
 from qwend.control.diagnosis import Diagnosis
 from qwend.control.planning import Planning
 from qwend.control.running import Running
@@ -172,7 +173,8 @@ class DaemonControl:
         return self._rooms.store.verify(digest)
 
     async def prune_store(self, dry_run: bool, everything: bool) -> Json:
-        """Removes what neither a live run, a recipe that is up, nor (unless all) a recipe's last plan needs."""
+        """Removes what neither a live run, a recipe that is up, nor (unless all) a recipe's last plan needs, and what
+        services that are stopped have put by."""
         roots = set()
         for name in self._world.state.rows("recipe"):
             compiled = self._reconciler.compiled(name)
@@ -180,7 +182,9 @@ class DaemonControl:
             live = any(row.alive or not row.settled for row in rows.values())
             if compiled is not None and (live or not everything):
                 roots |= {step.fingerprint for step in self._reconciler.known(name)}
-        return await self._rooms.store.prune(roots, dry_run)
+        answer = await self._rooms.store.prune(roots, dry_run)
+        kept = await clear_scratch(self._world.home, self._reconciler.rows(), dry_run)
+        return {**answer, "freed": answer["freed"] + kept}
 
     async def export(self, name: str, out: str) -> Json:
         artifact = await self._rooms.store.lookup(name)

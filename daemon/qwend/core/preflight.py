@@ -151,6 +151,10 @@ def _platform(
     step: CompiledStep, host: Host, realised: Container[tuple[str, str]], blockers: list[str]
 ) -> None:
     match step.image:
+        case ImageSpec(base=str(), name=name, flavour=flavour) if step.runtime == "native":
+            blockers.append(
+                f"{step.name}: image {name} ({flavour}) is a container image, and its runtime is native"
+            )
         case ImageSpec(platforms=platforms, name=name, flavour=flavour):
             here = platform(host, step.runtime)
             if here not in platforms:

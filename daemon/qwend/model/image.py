@@ -2,8 +2,8 @@
 
 An ImageSpec is small and serialisable; `folder` says where its files lie on this host and is not part of
 its digest. The digest covers everything that decides what the image holds: lock, build lock, build.sh,
-overlay, sources, flavour, Python range, environment and build options. It leaves out what only decides how
-it is had: the base image, mirrors, certificates.
+overlay, sources, flavour, Python range, environment and build options, and a flavour's own base. It leaves out what
+only decides how it is had: the common base image, mirrors, certificates.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, tag="lock", tag_field
     """Whether a build.sh runs, so that the first realisation takes minutes rather than seconds."""
     disk_mb: int = 0
     """About what the realised image takes; 0 where nobody measured it."""
+    base: str | None = None
+    """The container image, by digest, whose program is in it; None: it can be an environment on the host, too."""
 
     @property
     def key(self) -> str:
@@ -209,6 +211,8 @@ def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, Option
             for role, path in input_files(root, image, flavour).items()
         },
     }
+    if chosen.base is not None:
+        identity["base"] = chosen.base  # somebody else's program is part of what it holds; Debian is not
     return ImageSpec(
         name=image.name,
         flavour=flavour,
@@ -221,6 +225,7 @@ def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, Option
         network_at_build=bool(build and build.network),
         compiles=build is not None,
         disk_mb=chosen.disk_mb,
+        base=chosen.base,
     )
 
 

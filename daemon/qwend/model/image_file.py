@@ -95,6 +95,9 @@ class Flavour(_Table, frozen=True, kw_only=True):
     """Defaults of build options that differ from the image's."""
     build: Build | None = None
     """In place of the image's [build], where this flavour is made otherwise."""
+    base: str | None = None
+    """Somebody else's container image that this flavour is made on, by digest: for its program. It has no other
+    realisation then."""
     disk_mb: int = 0
     """About what the realised environment takes, for the preflight of a plan; 0 where unmeasured."""
     note: str = ""
@@ -115,6 +118,10 @@ class ImageFile(_Table, frozen=True, kw_only=True):
     system: System = System()
     entry: list[str] = []
     """What `docker run` of the image starts when told nothing; a Launch always says it."""
+
+    def base_of(self, flavour: str) -> str | None:
+        """The base image of a flavour, where the common one does not do: its own, else the image's."""
+        return self.flavours[flavour].base or self.system.base
 
     def build_of(self, flavour: str) -> Build | None:
         """How a flavour is made from sources: its own [build], else the image's; None where nothing is."""
@@ -219,6 +226,8 @@ def _flavour_problems(where: str, flavour: Flavour, image: ImageFile, folder: Pa
             found.append(f"{where}: no Python is in the range")
     except ValueError as error:
         found.append(f"{where}: python {error}")
+    if flavour.base is not None and not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", flavour.base):
+        found.append(f'{where}.base: "{flavour.base}" names no digest (@sha256:…)')
     if not flavour.platforms:
         found.append(f"{where}.platforms: empty")
     found += _missing(folder, f"{where}.lock", flavour.lock)

@@ -159,7 +159,8 @@ class Resources(msgspec.Struct, frozen=True):
 
 class Launch(msgspec.Struct, frozen=True):
     """What to run. `network`: a job has none unless it declares it. `resumable`: the output folder of a
-    killed attempt is kept for the next one; otherwise each attempt starts with an empty one."""
+    killed attempt is kept for the next one; otherwise each attempt starts with an empty one. Of a service it is the
+    scratch folder that is kept from start to start."""
 
     argv: tuple[Word, ...]
     env: dict[str, Word] = {}

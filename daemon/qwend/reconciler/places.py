@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -84,9 +85,9 @@ class Places:
         if self._box.row.kind == "job":
             return await self._box.world.store.prepare(self._box.compiled.fingerprint, launch.resumable)
         work = self.work()
-        shutil.rmtree(work.root, ignore_errors=True)
+        _clear(work.root, {os.path.basename(work.scratch)} if launch.resumable else set())
         for made in (work.output, work.scratch):
-            os.makedirs(made, mode=0o700)
+            os.makedirs(made, mode=0o700, exist_ok=True)
         return work
 
     def identity(self, row: Step) -> Identity:
@@ -112,6 +113,17 @@ class Places:
         if launch is None:
             raise StepFailed(f"{self._box.compiled.engine} has nothing to run", code="no-launch")
         return launch
+
+
+def _clear(root: str, kept: set[str]) -> None:
+    """Empties a folder, if it is there, but for the names that are kept."""
+    for name in set(os.listdir(root) if os.path.isdir(root) else ()) - kept:
+        path = os.path.join(root, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def folder(step: str) -> str:

@@ -25,6 +25,8 @@ from qwend.plugin import (
 
 DRIVERS = Path(__file__).parent / "drivers"
 FLAVOURS = ("cpu", "apple")
+FIRST = {"adapter/lora": ("llama-factory/export", "mlx/fuse")}
+"""What merges an adapter before Ollama gets the model: it takes none (`ADAPTER`) for Qwen."""
 WANTED = "wanted.json"
 COMPOSING = (
     "compose.py",

@@ -41,6 +41,7 @@ class WriteModelfile:
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf", "model/safetensors")
     many: ClassVar[bool] = False
     flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    first: ClassVar[dict[str, tuple[str, ...]]] = common.FIRST
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         yield from common.findings(_params(step), step.inputs[0])

@@ -1,4 +1,5 @@
-"""`ollama/serve`: a model of ours on the Ollama of this machine, created if it is not there, and served."""
+"""`ollama/serve`: a model of ours on an Ollama, created if it is not there, and served: on this machine's own, or in a
+container that holds one."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ from qwend.plugin import (
     Launch,
     Params,
     PortRef,
+    ScratchRef,
     SecretRef,
     StepView,
     Word,
+    load_image,
 )
 from qwend_plugins.ollama import common
 from qwend_plugins.serving import API_KEY, answering, chat_probe
@@ -35,7 +38,8 @@ class ServeParams(common.ModelParams):
     """What the model is told, and which server it is on."""
 
     url: str | None = Field(
-        None, description="a running server; left out: http://127.0.0.1:11434, else the installed program",
+        None, description="a running server; left out: the machine's at port 11434, else the installed program; in a "
+        "container its own",
         pattern=r"^https?://[A-Za-z0-9._:\[\]-]+$",
     )  # fmt: skip
     managed: bool | None = Field(
@@ -62,21 +66,18 @@ class Serve:
     name: ClassVar[str] = "ollama/serve"
     kind: ClassVar[Literal["job", "service", "interactive"]] = "service"
     revision: ClassVar[int] = 1
-    summary: ClassVar[str] = "creates a model on this machine's Ollama and serves it, by OpenAI's API too"
+    summary: ClassVar[str] = "creates a model on an Ollama (this machine's, or in a container) and serves it"
     params: ClassVar[type[Params]] = ServeParams
     accepts: ClassVar[tuple[str, ...]] = ("model/gguf", "model/ollama", "model/safetensors")
     many: ClassVar[bool] = False
-    flavours: ClassVar[tuple[str, ...]] = common.FLAVOURS
+    flavours: ClassVar[tuple[str, ...]] = (*common.FLAVOURS, "cuda", "cuda12")
+    first: ClassVar[dict[str, tuple[str, ...]]] = common.FIRST
 
     def check(self, step: StepView, host: Host) -> Iterable[Finding]:
         params, model = _params(step), step.inputs[0]
         yield from common.findings(params, model)
         if step.runtime != "native":
-            yield Finding(
-                f"ollama/serve uses the Ollama of this machine, which a step in {step.runtime} cannot reach",
-                "runtime",
-                "say runtime: native",
-            )
+            yield from _container_findings(step, params)
         problem = None if params.name is None else common.name_problem(params.name)
         if problem is not None:
             yield Finding(problem, "with.name")
@@ -93,7 +94,7 @@ class Serve:
         return None
 
     def image(self, step: StepView, host: Host) -> Image:
-        return common.image(step)
+        return load_image("qwend_images:ollama", "server") if _holds_one(step) else common.image(step)
 
     def launch(self, step: StepView, host: Host) -> Launch:
         params, model = _params(step), step.inputs[0]
@@ -108,6 +109,7 @@ class Serve:
             files=(*common.files(*_FILES, *common.COMPOSING), common.wanted(params, model.facts, model.type)),
             secrets=(API_KEY,) if API_KEY in step.secrets else (),
             network=True,
+            resumable=_holds_one(step),
             resources=answering(step, tokens, library=_LIBRARIES),
             probe=chat_probe(step.name, deadline_s=300.0),
             hints=common.HINTS,
@@ -124,12 +126,41 @@ def _words(step: StepView, params: ServeParams) -> Iterator[Word]:
     yield from ("--keep-alive", params.keep_alive)
     if params.url is not None:
         yield from ("--url", params.url)
-    if params.managed is not None:
+    if _holds_one(step):
+        yield from ("--models", ScratchRef("models"))
+    elif params.managed is not None:
         yield "--managed" if params.managed else "--no-managed"
     if params.quantize is not None:
         yield from ("--quantize", params.quantize)
     if API_KEY in step.secrets:
         yield from ("--key-file", SecretRef(API_KEY))
+
+
+def _holds_one(step: StepView) -> bool:
+    """Whether the step's container holds the server, since it reaches none of this machine."""
+    return step.runtime != "native" and _params(step).url is None
+
+
+def _container_findings(step: StepView, params: ServeParams) -> Iterator[Finding]:
+    where = f"a step in {step.runtime}"
+    if params.url is not None and re.match(r"https?://(127\.|localhost\b|\[::1\])", params.url):
+        yield Finding(
+            f"{params.url} is another place for {where}",
+            "with.url",
+            "say runtime: native, or an address that it reaches",
+        )
+    if params.url is None and params.managed is False:
+        yield Finding(
+            f"{where} has no other Ollama than its own", "with.managed", "say runtime: native, or a url"
+        )
+    pin = step.inputs[0].pin
+    if params.url is None and pin is not None and pin.ref.startswith("ollama:"):
+        yield Finding(
+            f"{where} pulls {pin.ref} into its own Ollama, whatever this machine's holds",
+            "runtime",
+            "runtime: native uses it where it lies",
+            level="warning",
+        )
 
 
 def own_name(step: StepView) -> str:

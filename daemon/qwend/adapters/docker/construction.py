@@ -23,17 +23,20 @@ LABEL = context.LABEL + "construction"
 
 
 class Base(msgspec.Struct, frozen=True):
-    """`[images] base` of qwend.toml: a reference, and the id that a local one must have."""
+    """`[images] base` of qwend.toml: a reference, and the id that a local one must have. `others` stand for the bases
+    of images that have one of their own, by the image's name (`[images] bases`)."""
 
     reference: str | None = None
     id: str | None = None
+    others: Mapping[str, Base] = {}
 
 
 def base_of(spec: ImageSpec, base: Base) -> Base:
-    """The base of an image: its own where the common one does not do, else the configured one."""
-    own = read_image_file(Path(spec.folder)).system.base
+    """The base of an image: its own where the common one does not do (or what is configured for that), else the
+    configured one."""
+    own = read_image_file(Path(spec.folder)).base_of(spec.flavour)
     if own is not None:
-        return Base(own)
+        return base.others.get(spec.name) or Base(own)
     return Base(base.reference or context.BASE, base.id)
 
 

@@ -77,6 +77,9 @@ def dockerfile(spec: ImageSpec, image: ImageFile) -> str:
     """The image's own Dockerfile, or the one that serves every image; then what the image says of its process."""
     own = Path(spec.folder) / "Dockerfile"
     text = own.read_text("utf-8") if own.is_file() else _packaged("Dockerfile").decode()
+    text += (
+        "ENTRYPOINT []\n" if spec.base else ""
+    )  # that of the program in it would come before every command
     text += "".join(f"ENV {name}={_quoted(value)}\n" for name, value in sorted(spec.env.items()))
     return text + (f"CMD {json.dumps(image.entry)}\n" if image.entry else "")
 

@@ -28,7 +28,13 @@ def host_platform() -> str:
 
 
 def check_platform(spec: ImageSpec, here: str | None = None) -> None:
-    """UsageError where the image is not for this machine."""
+    """UsageError where the image is not for this machine, or for containers only."""
+    if spec.base is not None:
+        raise UsageError(
+            f"flavour {spec.flavour} of {spec.name} is made on {spec.base}: it is a container image only",
+            code="wrong-platform",
+            hint="take the runtime docker",
+        )
     here = here or host_platform()
     if here not in spec.platforms:
         raise UsageError(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pwd
 import sys
 import urllib.error
 import urllib.request
@@ -39,10 +38,9 @@ def place_of(reference: str) -> tuple[str, str, str, str]:
 def folders() -> list[Path]:
     """Where an Ollama of this machine may keep its models: told, of the user, of the service on Linux."""
     told = os.environ.get("OLLAMA_MODELS")
-    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
     return [
         *([Path(told)] if told else []),
-        home / ".ollama/models",
+        Path.home() / ".ollama/models",
         Path("/usr/share/ollama/.ollama/models"),
     ]
 

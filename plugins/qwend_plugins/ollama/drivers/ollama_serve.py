@@ -36,6 +36,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--host", default="127.0.0.1")
     add("--port", type=int, required=True)
     add("--url", help="a running server")
+    add("--models", type=Path, help="run a server of its own that keeps its models here")
     add("--managed", action=argparse.BooleanOptionalAction, default=None)
     add("--keep-alive", default="5m")
     add("--quantize")
@@ -57,16 +58,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(args: argparse.Namespace) -> None:
-    from ollama_create import ensure, want
+    from ollama_create import ensure, lend, want
 
     bound = bind(args.host, args.port)
     key = args.key_file.read_text(encoding="utf-8").strip() if args.key_file else None
     if key == "":
         raise DriverError("the file of the key is empty", "an empty key would open the server to everybody")
-    server = find(args.url, args.managed, args.keep_alive)
-    say(f"Ollama {server.version} at {server.url}")
-    stop_with(server)
     wanted = want(args.model, json.loads(args.wanted.read_text(encoding="utf-8")))
+    if args.models is not None:
+        lend(args.models, wanted.files)
+    server = find(args.url, args.managed, args.keep_alive, args.models)
+    stop_with(server)
+    say(f"Ollama {server.version} at {server.url}")
     real = args.real if ":" in args.real else f"{args.real}:{wanted.tag}"
     real = wanted.base or real if wanted.plain else real
 

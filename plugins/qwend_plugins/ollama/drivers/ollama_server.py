@@ -13,12 +13,15 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 from ollama_start import DriverError, say
 
 USUAL = "http://127.0.0.1:11434"
 OLDEST = (0, 5, 5)
 """From this version on a model is created by the digests of its files."""
+CONTAINER = "/usr/bin/ollama"
+"""The program in Ollama's own container image."""
 _PLACES = ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin", "/Applications/Ollama.app/Contents/Resources")
 _START_S = 60.0
 GET_IT = "install it from ollama.com (curl, brew or the app), or name a running one: with: {url: http://HOST:11434}"
@@ -33,9 +36,14 @@ class Server:
     child: subprocess.Popen[bytes] | None = None
 
 
-def find(url: str | None, managed: bool | None, keep_alive: str) -> Server:
+def find(url: str | None, managed: bool | None, keep_alive: str, models: Path | None = None) -> Server:
     """The server at `url` (left out: the usual place), or a child of our own. `managed`: None takes what there is.
+    `models` is a folder of its own for the child that a container holds; nothing else is looked for then.
     Raises DriverError that says how to get Ollama, or that it is too old."""
+    for name in ("no_proxy", "NO_PROXY"):  # a company's proxy knows nothing of this machine's own ports
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost,::1")))
+    if models is not None:
+        return _young_enough(_started(CONTAINER, keep_alive, models))
     if not managed:
         version = version_of(url or USUAL)
         if version is not None:
@@ -76,13 +84,16 @@ def _young_enough(server: Server) -> Server:
     return server
 
 
-def _started(program: str, keep_alive: str) -> Server:
-    """Runs `ollama serve` on a free port, with the models that the user's own Ollama holds."""
+def _started(program: str, keep_alive: str, models: Path | None = None) -> Server:
+    """Runs `ollama serve` on a free port, with the models that the user's own Ollama holds, or those of `models`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    home = pwd.getpwuid(os.getuid()).pw_dir  # the models of the user, wherever this step's own home is
-    env = {**os.environ, "HOME": home, "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_KEEP_ALIVE": keep_alive}
+    env = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_KEEP_ALIVE": keep_alive}
+    if models is None:  # the models of the user, wherever this step's own home is
+        env["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
+    else:
+        env["OLLAMA_MODELS"] = str(models)
     env["OLLAMA_NOPRUNE"] = "1"  # another server may be in the middle of a download in the same folder
     say(f"runs {program} serve on port {port}")
     child = subprocess.Popen([program, "serve"], env=env)
