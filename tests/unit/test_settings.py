@@ -68,6 +68,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ca = "/no/such.pem"
         base_id = "sha256:12"
         cuda_architectures = "native"
+        bases = {ollama = {base = "mirror.example/ollama:1"}}
         [store]
         quota = "lots"
     """)
@@ -84,7 +85,8 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert ":10:1: images.ca: there is no file /no/such.pem" in text
     assert ":11:1: images.base_id: sha256: and 64" in text
     assert ":12:1: images.cuda_architectures: compute capabilities without their dot" in text
-    assert ":14:1: store.quota: a size such as" in text
+    assert ":13:1: images.bases: ollama: a base with its digest (@sha256:…), or one of this machine" in text
+    assert ":15:1: store.quota: a size such as" in text
 
 
 @pytest.mark.parametrize("value", ["89-real", "70-real;75-real;90", "120a-real", "86-real;86-virtual"])
@@ -125,3 +127,17 @@ def test_relative_paths_start_at_the_file_and_addresses_stay(tmp_path: Path) -> 
         str(tmp_path / "wheels"),
         "https://wheels.example/simple",
     )
+
+
+@pytest.mark.parametrize(
+    "said", ["1", "{x = 1}", "{x = {id = 'a'}}", "{x = {base = 'a', base_id = 'sha256:1'}}"]
+)
+def test_a_base_that_nothing_pins_is_refused(said: str) -> None:
+    (line,) = complaints(f"[images]\nbases = {said}\n")
+    assert ":2:1: images.bases: " in line
+
+
+def test_a_local_base_of_an_image_is_pinned_by_its_id() -> None:
+    id_ = "sha256:" + "a" * 64
+    settings = read(f'[images]\nbases = {{ollama = {{base = "local:1", base_id = "{id_}"}}}}\n')
+    assert settings.images.bases == {"ollama": ("local:1", id_)}

@@ -66,6 +66,7 @@ class WriteModelfile:
                 *common.files("write_modelfile.py", *common.COMPOSING),
                 common.wanted(params, model.facts),
             ),
+            resumable=True,  # what a failed attempt leaves is the original template, for the user to go on from
             resources=Resources(disk=model.facts.bytes if params.weights else 0),
             hints=common.HINTS,
         )

@@ -282,6 +282,12 @@ async def test_only_locked_images_have_environments(bench: Bench, image: Upstrea
         await bench.builder().realise(image, bench.events.append)
 
 
+async def test_what_is_made_on_a_container_image_has_no_environment(bench: Bench) -> None:
+    spec = load_image("qwend_images:ollama", "server")
+    with pytest.raises(UsageError, match="it is a container image only"):
+        await bench.builder().realise(spec, bench.events.append)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 async def test_a_full_disk_is_said_and_what_was_half_made_is_gone(bench: Bench) -> None:
     spec = bench.image(build='cp "$0" "$PREFIX/big"\ncat "$0" >/dev/full\n')

@@ -86,31 +86,37 @@ def test_thoughts_are_kept_until_the_question_is_answered_where_the_model_keeps_
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed: its renderer cannot be asked")
 def test_our_renderer_gives_what_go_gives(tmp_path: Path) -> None:
-    (tmp_path / "main.go").write_text(GO)
     templates = [go_template(QWEN2), go_template(QWEN3), *ODD]
     asked: list[dict[str, Any]] = [
         {"Template": template, "Data": data_of(messages, tools, think)}
         for template in templates
         for _, messages, tools, think in conversations()
     ]
+    for one, said in zip(asked, ask_go(tmp_path, asked), strict=True):
+        assert normal(render(one["Template"], one["Data"])) == normal(said)
+
+
+def ask_go(folder: Path, asked: list[dict[str, Any]]) -> list[str]:
+    """What Go's text/template renders of templates and their data."""
+    (folder / "main.go").write_text(GO)
     env = {
         **os.environ,
         "GO111MODULE": "off",
         "GOFLAGS": "",
-        "GOCACHE": str(tmp_path / "cache"),
-        "HOME": str(tmp_path),
+        "GOCACHE": str(folder / "cache"),
+        "HOME": str(folder),
     }
     ran = subprocess.run(
         ["go", "run", "main.go"],
-        cwd=tmp_path,
+        cwd=folder,
         env=env,
         input=json.dumps(asked),
         text=True,
         capture_output=True,
     )
     assert ran.returncode == 0, ran.stderr
-    for one, go in zip(asked, json.loads(ran.stdout), strict=True):
-        assert normal(render(one["Template"], one["Data"])) == normal(go)
+    said: list[str] = json.loads(ran.stdout)
+    return said
 
 
 ODD = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 from ollama_gateway import Gateway, listen
-from ollama_server import Server, find, numbers
+from ollama_server import Server, find, lend, numbers
 from ollama_start import DriverError
 from tests.fakes.ollama_server import State, start
 
 JSON = {"Content-Type": "application/json"}
 CHAT = "/v1/chat/completions"
+FAKE = Path(__file__).parents[2] / "fakes" / "ollama_server.py"
 
 
 @pytest.fixture
@@ -143,11 +145,8 @@ def test_without_any_ollama_the_error_says_how_to_get_it(monkeypatch: pytest.Mon
 def test_an_installed_program_is_run_on_a_port_of_its_own_and_prunes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = Path(__file__).parents[2] / "fakes" / "ollama_server.py"
     program = tmp_path / "ollama"
-    import sys
-
-    program.write_text(f'#!/bin/sh\nenv > {tmp_path}/env\nexec {sys.executable} {fake} "$@"\n')
+    program.write_text(f'#!/bin/sh\nenv > {tmp_path}/env\nexec {sys.executable} {FAKE} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     server = find(None, True, "7m")
@@ -158,6 +157,40 @@ def test_an_installed_program_is_run_on_a_port_of_its_own_and_prunes_nothing(
     assert "OLLAMA_NOPRUNE=1" in told
     assert "OLLAMA_KEEP_ALIVE=7m" in told
     assert f"OLLAMA_HOST=127.0.0.1:{server.url.rpartition(':')[2]}" in told
+
+
+def test_a_container_runs_its_own_program_and_asks_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ollama"
+    program.write_text(f'#!/bin/sh\nenv > {tmp_path}/env\nexec {sys.executable} {FAKE} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("ollama_server.CONTAINER", str(program))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("NO_PROXY", "intra.example")
+    monkeypatch.setenv("HOME", str(tmp_path / "scratch"))
+    server = find(None, None, "5m", tmp_path)
+    assert server.child is not None
+    server.child.terminate()
+    server.child.wait()
+    told = (tmp_path / "env").read_text().splitlines()
+    assert {f"OLLAMA_MODELS={tmp_path}", f"HOME={tmp_path}/scratch"} <= set(told)
+    assert "NO_PROXY=intra.example,127.0.0.1,localhost,::1" in told
+
+
+def test_a_gguf_is_lent_by_its_digest_and_what_was_lent_before_is_not(tmp_path: Path) -> None:
+    models, blobs = tmp_path / "models", tmp_path / "models" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "sha256-old").symlink_to(tmp_path / "gone.gguf")
+    (blobs / "sha256-pulled").write_text("its own")
+    for name in ("m.gguf", "model.safetensors"):
+        (tmp_path / name).write_text(name)
+    lend(
+        models,
+        {name: (tmp_path / name, f"sha256:{name[0]}{name[-1]}") for name in ("m.gguf", "model.safetensors")},
+    )
+    assert sorted(path.name for path in blobs.iterdir()) == ["sha256-mf", "sha256-pulled"]
+    assert (blobs / "sha256-mf").resolve() == tmp_path / "m.gguf"
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,11 @@ def test_an_option_of_the_caller_changes_the_digest(tmp_path: Path) -> None:
         ('licence = "MIT"', 'licence = "MIT"\ncolour = 1', "unknown field `colour`"),
         ('python = ">=3.11,<3.15"', 'python = ">=3.11"', "is not of the form"),
         ('"linux-x86_64"', '"windows"', "windows"),
+        (
+            'lock = "cpu.lock"',
+            'lock = "cpu.lock"\nbase = "theirs:1"',
+            'flavours.cpu.base: "theirs:1" names no digest',
+        ),
         ('lock = "cpu.lock"', 'lock = "gone.lock"', "flavours.cpu.lock: there is no file gone.lock"),
         ('lock = "cpu.lock"', 'lock = "../../etc/passwd"', "not a path inside the image's folder"),
         ('lock = "cpu.lock"', 'lock = "/etc/passwd"', "not a path inside the image's folder"),

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from tests.fakes.effects import FakeRuntime, job, recipe, service, settle, world
 
+from qwend.control.clearing import clear_scratch
 from qwend.core.planner import Snapshot, plan
 from qwend.core.signals import Again, Stop
 from qwend.errors import GateRefused, OutOfResource, StepFailed
@@ -381,3 +382,33 @@ async def test_images_that_do_not_need_each_other_are_built_side_by_side_and_eac
     await settle()
     assert house.state("a") == "running"
     assert sorted(builder.built) == ["one", "three", "two"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_services_scratch_is_kept_from_start_to_start_where_it_says_so_and_cleared_at_rest(
+    house: House, tmp_path: Path, kept: bool
+) -> None:
+    made = service("chat")
+    made = msgspec.structs.replace(made, launch=msgspec.structs.replace(made.launch, resumable=kept))
+    await house.ready(recipe(made))
+    work = tmp_path / "run" / "r" / "chat"
+    (work / "scratch" / "pulled").write_text("12345")
+    (work / "out" / "old").write_text("1")
+    house.reconciler.boxes["r/chat"].post(Again())
+    await house.world.clock.advance(1.0)
+    assert house.row("chat").generation == 2
+    assert (work / "scratch" / "pulled").exists() is kept
+    assert not (work / "out" / "old").exists()
+
+    (work / "scratch" / "more").write_text("67")
+    home, rows = str(tmp_path), house.reconciler.rows
+    assert await clear_scratch(home, rows(), dry_run=False) == 0, "a service that runs keeps what it has"
+    house.reconciler.boxes["r/chat"].post(Stop())
+    await house.world.clock.advance(1.0)
+    assert house.state("chat") == "stopped"
+    size = 7 if kept else 2
+    assert await clear_scratch(home, rows(), dry_run=True) == size
+    assert (work / "scratch" / "more").exists()
+    assert await clear_scratch(home, rows(), dry_run=False) == size
+    assert not (work / "scratch").exists()
+    assert await clear_scratch(home, rows(), dry_run=False) == 0

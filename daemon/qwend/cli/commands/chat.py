@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -65,8 +66,8 @@ def command(
 ) -> None:
     """Talk to a service: to STEP (default: the only one that is ready), or to a model by its REF.
 
-    REF (hf:owner/repo, modelscope:…, file:path, smoke:qwen3) needs no recipe: it is served, and stopped when the chat
-    is over.
+    REF (hf:owner/repo, modelscope:…, ollama:name, file:path, smoke:qwen3) needs no recipe: it is served, and stopped
+    when the chat is over.
     """
     settings = {key: checked(key, value) for key, value in (split_pair(text, "--set") for text in sets)}
     key = secret_values(secrets).get(API_KEY)
@@ -74,7 +75,7 @@ def command(
     client = open_daemon()
     if target is not None and _REFERENCE.fullmatch(target):
         text = _recipe(client, target, engine, parameters)
-        with _served(client, text, keep=keep, runtime=runtime) as row:
+        with _served(client, text, keep=keep, runtime=runtime or _runtime(text)) as row:
             code = _talk(Conversation(_endpoint(row, key), system, settings), question)
     else:
         if engine or parameters or keep:
@@ -168,6 +169,11 @@ def _engine(client: Client, reference: str) -> str:
     cards = (client.get("/v1/doctor").get("host") or {}).get("gpus")
     wanted = "vllm/serve" if cards else "transformers/serve"
     return wanted if wanted in known else "llama-cpp/serve"
+
+
+def _runtime(text: str) -> str | None:
+    """Where nobody said it: the Ollama that is installed here goes before one in a container."""
+    return "native" if "uses: ollama/serve" in text and shutil.which("ollama") else None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from go_chat import NotExpressible, go_template
 from modelfile import Command, Modelfile, ModelfileError, parse, write
 from ollama_start import DriverError, say
 
-MODELFILE = "Modelfile"
+MODELFILE, JINJA = "Modelfile", "chat_template.jinja"
 _SAMPLING = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -61,25 +61,20 @@ def look(folder: Path) -> Model:
     sampling = {ours: said[key] for key, ours in _SAMPLING.items() if isinstance(said.get(key), int | float)}
     if said.get("do_sample") is False:
         sampling = {"temperature": 0.0}
-    names = (*_LICENSES, "chat_template.jinja")
+    names = (*_LICENSES, JINJA)
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in names if (folder / name).is_file()}
-    template = texts.get("chat_template.jinja") or _json(folder / "tokenizer_config.json").get(
-        "chat_template"
-    )
+    template = texts.get(JINJA) or _json(folder / "tokenizer_config.json").get("chat_template")
     licence = next((texts[name] for name in _LICENSES if name in texts), None)
-    files = [
-        p
-        for p in folder.iterdir()
-        if p.suffix in (".safetensors", ".json") or p.name == "chat_template.jinja"
-    ]
+    files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") or p.name == JINJA]
     return Model(tuple(sorted(files)), _text(template), sampling, licence, False)
 
 
-def compose(model: Model, wanted: Mapping[str, Any], source: str) -> Modelfile:
+def compose(model: Model, wanted: Mapping[str, Any], source: str, kept: str = "the log") -> Modelfile:
     """The Modelfile of a model. `source` is what stands behind FROM; `wanted` holds `system`, `template`, `parameters`,
-    `license`, `messages`, as the recipe says them. Raises DriverError where the chat template has no Go counterpart."""
+    `license`, `messages`, as the recipe says them. Raises DriverError where the chat template has no Go counterpart;
+    `kept` is where the original can be read then."""
     commands = [Command("from", source)]
-    template = wanted.get("template") or template_of(model.jinja)
+    template = wanted.get("template") or template_of(model.jinja, kept)
     if template:
         commands.append(Command("template", template))
     if wanted.get("system"):
@@ -96,7 +91,7 @@ def compose(model: Model, wanted: Mapping[str, Any], source: str) -> Modelfile:
     return checked(commands)
 
 
-def template_of(jinja: str | None) -> str | None:
+def template_of(jinja: str | None, kept: str = "the log") -> str | None:
     """The Go template of a Jinja template. Raises DriverError, with the original in the log."""
     if jinja is None:
         say("the model has no chat template: Ollama will give prompts to it as they are")
@@ -107,7 +102,7 @@ def template_of(jinja: str | None) -> str | None:
         say(f"--- the model's own template, in Jinja ---\n{jinja}\n---")
         raise DriverError(
             f"the model's chat template cannot be expressed for Ollama: {error}",
-            "write a Go template and give it as template; the original stands in the log",
+            f"write a Go template and give it as template; the original stands in {kept}",
         ) from None
 
 

@@ -118,23 +118,6 @@ def _hashed(files: tuple[Path, ...]) -> dict[str, tuple[Path, str]]:
     return found
 
 
-def lend(models: Path, files: dict[str, tuple[Path, str]]) -> None:
-    """Lays links to GGUF files where a server that this step runs keeps its blobs: nothing of them is sent or copied. A
-    server that does not take them is sent them. Links of earlier starts go: what they name may be another file now.
-
-    Source: a blob is the file `blobs/sha256-<hex>` of OLLAMA_MODELS; the server asks whether it is there.
-    """
-    blobs = models / "blobs"
-    blobs.mkdir(parents=True, exist_ok=True)
-    for path in blobs.iterdir():
-        if path.is_symlink():
-            path.unlink()
-    for path, digest in files.values():
-        place = blobs / digest.replace(":", "-")
-        if path.suffix == ".gguf" and not place.exists():
-            place.symlink_to(path.resolve())
-
-
 def ensure(server: Server, wanted: Wanted, name: str, quantize: str | None) -> None:
     """Make `name` what is wanted, unless it is. Raises DriverError."""
     client = ollama.Client(host=server.url)

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 from ollama_gateway import Gateway, listen
-from ollama_server import Server, find
+from ollama_server import Server, find, lend
 from ollama_start import DriverError, report, run, say
 
 ADDRESS_IN_USE = 98
@@ -58,7 +58,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(args: argparse.Namespace) -> None:
-    from ollama_create import ensure, lend, want
+    from ollama_create import ensure, want
 
     bound = bind(args.host, args.port)
     key = args.key_file.read_text(encoding="utf-8").strip() if args.key_file else None

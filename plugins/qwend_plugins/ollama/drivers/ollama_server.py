@@ -56,6 +56,23 @@ def find(url: str | None, managed: bool | None, keep_alive: str, models: Path | 
     return _young_enough(_started(program, keep_alive))
 
 
+def lend(models: Path, files: dict[str, tuple[Path, str]]) -> None:
+    """Lays links to GGUF files where a server that this step runs keeps its blobs: nothing of them is sent or copied. A
+    server that does not take them is sent them. Links of earlier starts go: what they name may be another file now.
+
+    Source: a blob is the file `blobs/sha256-<hex>` of OLLAMA_MODELS; the server asks whether it is there.
+    """
+    blobs = models / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    for path in blobs.iterdir():
+        if path.is_symlink():
+            path.unlink()
+    for path, digest in files.values():
+        place = blobs / digest.replace(":", "-")
+        if path.suffix == ".gguf" and not place.exists():
+            place.symlink_to(path.resolve())
+
+
 def version_of(url: str) -> str | None:
     """What a server says of its version; None if none answers."""
     try:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from compose import MODELFILE, compose, look
+from compose import JINJA, MODELFILE, compose, look
 from modelfile import write
 from ollama_start import report, run, say
 
@@ -33,11 +33,11 @@ def make(args: argparse.Namespace) -> None:
     model = look(args.model)
     wanted = json.loads(args.wanted.read_text(encoding="utf-8"))
     source = f"./{model.files[0].name}" if model.gguf else "."
-    text = write(compose(model, wanted, source))
     args.out.mkdir(parents=True, exist_ok=True)
+    if model.jinja is not None:  # first: where it cannot be expressed, it is what the user goes on from
+        (args.out / JINJA).write_text(model.jinja, encoding="utf-8")
+    text = write(compose(model, wanted, source, kept=str(args.out / JINJA)))
     (args.out / MODELFILE).write_text(text, encoding="utf-8")
-    if model.jinja is not None:
-        (args.out / "chat_template.jinja").write_text(model.jinja, encoding="utf-8")
     say(text)
     total, done = sum(path.stat().st_size for path in model.files), 0
     for path in model.files if args.weights else ():

@@ -10,6 +10,7 @@ import pytest
 from qwend.adapters.docker import context
 from qwend.adapters.docker.construction import Base, base_of, construction_of
 from qwend.model.image import ImageSpec, load_image
+from qwend.model.image_file import read_image_file
 
 from .images import tiny_image
 
@@ -70,3 +71,24 @@ def test_an_image_with_a_base_of_its_own_does_not_follow_the_configured_one(spec
     (folder / "image.toml").write_text((folder / "image.toml").read_text() + '\n[system]\nbase = "own:1"\n')
     assert base_of(spec, OURS) == Base("own:1")
     assert construction_of(spec, OURS) == construction_of(spec, Base())
+
+
+def test_a_flavour_on_somebody_elses_image_may_be_made_on_a_mirror_of_it(tmp_path: Path) -> None:
+    own = "theirs:1@sha256:" + "c" * 64
+    plain = tiny_image(tmp_path / "tiny")
+    folder = Path(plain.folder)
+    text = (folder / "image.toml").read_text()
+    (folder / "image.toml").write_text(text.replace("requires = []", f'requires = []\nbase = "{own}"'))
+    spec = load_image(folder, "cpu")
+    assert spec.digest != plain.digest, "somebody else's program is part of what it holds"
+    assert base_of(spec, OURS) == Base(own)
+    mirror = Base("mirror.example/theirs@sha256:" + "c" * 64)
+    assert base_of(spec, Base(others={"tiny": mirror, "other": Base("x")})) == mirror
+    assert construction_of(spec, Base(others={"tiny": mirror})) != construction_of(spec, Base())
+    made = context.dockerfile(spec, read_image_file(folder))
+    assert "ENTRYPOINT []" in made
+    assert "ENTRYPOINT" not in context.dockerfile(plain, read_image_file(tiny_folder(tmp_path)))
+
+
+def tiny_folder(tmp_path: Path) -> Path:
+    return Path(tiny_image(tmp_path / "again" / "tiny").folder)

@@ -149,7 +149,9 @@ def test_a_template_that_ollama_cannot_say_is_an_error_that_leaves_the_original_
     assert ended.value.code == 1
     assert odd in said
     assert "cannot be expressed for Ollama" in said.splitlines()[-1]
-    assert "template" in said.splitlines()[-1]
+    assert str(tmp_path / "out" / "chat_template.jinja") in said.splitlines()[-1]
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == odd
+    assert not (tmp_path / "out" / "Modelfile").exists()
     assert "Traceback" not in said
 
 
