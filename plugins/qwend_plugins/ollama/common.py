@@ -25,7 +25,7 @@ from qwend.plugin import (
 
 DRIVERS = Path(__file__).parent / "drivers"
 FLAVOURS = ("cpu", "apple")
-FIRST = {"adapter/lora": ("llama-factory/export", "mlx/fuse")}
+FIRST: dict[str, tuple[str, ...]] = {"adapter/lora": ("llama-factory/export", "mlx/fuse")}
 """What merges an adapter before Ollama gets the model: it takes none (`ADAPTER`) for Qwen."""
 WANTED = "wanted.json"
 COMPOSING = (

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +11,9 @@ from go_chat import NotExpressible, as_ollama, conversations, data_of, go_templa
 from go_functions import TemplateError
 from go_template import render
 from qwen_vocabulary import chat_template
+from tests.unit.drivers.go_renderer import ask_go, normal
 
 QWEN2, QWEN3 = chat_template("qwen2"), chat_template("qwen3")
-
-GO = """
-package main
-
-import (
-	"encoding/json"
-	"os"
-	"text/template"
-)
-
-type Raw map[string]any
-
-func (r Raw) String() string { b, _ := json.Marshal(map[string]any(r)); return string(b) }
-
-type Call struct{ Function struct{ Name string; Arguments Raw } }
-type Message struct{ Role, Content, Thinking string; ToolCalls []Call }
-type Tool struct{ Type string; Function Raw }
-type Data struct{ System string; Messages []Message; Tools []Tool; Think, IsThinkSet bool; Response string }
-
-func main() {
-	var given []struct{ Template string; Data Data }
-	if err := json.NewDecoder(os.Stdin).Decode(&given); err != nil { panic(err) }
-	said := []string{}
-	for _, one := range given {
-		made := template.Must(template.New("").Option("missingkey=zero").Parse(one.Template))
-		var b Buffer
-		if err := made.Execute(&b, one.Data); err != nil { panic(err) }
-		said = append(said, string(b))
-	}
-	json.NewEncoder(os.Stdout).Encode(said)
-}
-
-type Buffer []byte
-
-func (b *Buffer) Write(p []byte) (int, error) { *b = append(*b, p...); return len(p), nil }
-"""
 
 
 @pytest.mark.parametrize("source", [QWEN2, QWEN3], ids=["qwen2", "qwen3"])
@@ -96,29 +58,6 @@ def test_our_renderer_gives_what_go_gives(tmp_path: Path) -> None:
         assert normal(render(one["Template"], one["Data"])) == normal(said)
 
 
-def ask_go(folder: Path, asked: list[dict[str, Any]]) -> list[str]:
-    """What Go's text/template renders of templates and their data."""
-    (folder / "main.go").write_text(GO)
-    env = {
-        **os.environ,
-        "GO111MODULE": "off",
-        "GOFLAGS": "",
-        "GOCACHE": str(folder / "cache"),
-        "HOME": str(folder),
-    }
-    ran = subprocess.run(
-        ["go", "run", "main.go"],
-        cwd=folder,
-        env=env,
-        input=json.dumps(asked),
-        text=True,
-        capture_output=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    said: list[str] = json.loads(ran.stdout)
-    return said
-
-
 ODD = (
     "{{- /* trimmed */ -}} a {{ if not .Tools }} b {{- else if gt (len .Tools) 1 -}} c {{ else }}d{{ end -}} \n e",
     '{{ with .System }}[{{ . }}]{{ else }}none{{ end }}{{ range .Tools }}{{ .Type | print "<" }}{{ else }}no{{ end }}',
@@ -126,18 +65,6 @@ ODD = (
     '{{ range $i, $m := .Messages }}{{ if eq .Role "user" "tool" }}{{ $n = $i }}{{ end }}{{ end }}{{ $n }}',
     "{{ (index .Messages 0).Role }}{{ len (slice .Messages 1) }}{{ and .System .Tools | not }}{{ `raw\\n` }}",
 )  # fmt: skip
-
-
-def normal(text: str) -> str:
-    """Go's maps print with their keys sorted."""
-    lines = []
-    for line in text.split("\n"):
-        head, brace, rest = line.partition('{"')
-        try:
-            lines.append(head + json.dumps(json.loads(brace + rest), sort_keys=True) if brace else line)
-        except ValueError:
-            lines.append(line)
-    return "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -389,6 +389,7 @@ async def test_a_services_scratch_is_kept_from_start_to_start_where_it_says_so_a
     house: House, tmp_path: Path, kept: bool
 ) -> None:
     made = service("chat")
+    assert made.launch is not None
     made = msgspec.structs.replace(made, launch=msgspec.structs.replace(made.launch, resumable=kept))
     await house.ready(recipe(made))
     work = tmp_path / "run" / "r" / "chat"

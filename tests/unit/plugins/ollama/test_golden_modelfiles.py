@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.drivers import test_go_chat as go
+from tests.unit.drivers.go_renderer import ask_go, normal
 from tests.unit.plugins.ollama.test_modelfile_engine import gguf, given, step, written
 
 from qwend_plugins.ollama.common import DRIVERS
@@ -67,8 +67,8 @@ def test_its_template_says_what_the_models_own_says(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_go_itself_renders_the_same(name: str, tmp_path: Path) -> None:
     asked = [{"Template": parse(golden(name, "Modelfile")).text("template"), "Data": data_of(TALK, TOOLS)}]
-    [said] = go.ask_go(tmp_path, asked)
-    assert go.normal(said) == go.normal(golden(name, "txt"))
+    [said] = ask_go(tmp_path, asked)
+    assert normal(said) == normal(golden(name, "txt"))
 
 
 def plain(text: str) -> str:
