@@ -199,6 +199,8 @@ def _served(client: Client, text: str, *, keep: bool, runtime: str | None) -> It
 def _met(stream: Iterator[Json], run: list[str]) -> Iterator[Json]:
     for item in stream:
         if "plan" in item:
+            for line in plans.remarks(item):
+                click.echo(clean(line), err=True)
             plans.refuse(item)
         elif item.get("run"):
             run.append(str(item["run"]))
