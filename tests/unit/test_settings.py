@@ -73,7 +73,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         quota = "lots"
     """)
     text = "\n".join(lines)
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert (
         ":2:1: runtime: one of auto, docker, native, kubernetes, not 'dcoker'; did you mean docker?" in text
     )
