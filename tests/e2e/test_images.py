@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import uv
+from tests.e2e.conftest import Qwend
 
-from qwend.adapters.locks import strict_text
+from qwend.adapters.locks import parse_lock, strict_text
 from qwend.adapters.package_environment import uv_environment, uv_options
 from qwend.adapters.pip_settings import IndexSettings, merged_settings
 from qwend.adapters.venv import VenvBuilder
@@ -78,3 +81,68 @@ def test_the_record_of_an_environment_is_json_that_names_everything_installed(tm
     record = json.loads((Path(realised.location) / "qwend-image.json").read_text())
     assert record["packages"].keys() == {"xllamacpp"}
     assert (record["digest"], record["flavour"]) == (spec.digest, "cpu")
+
+
+def test_a_lock_is_resolved_again_and_the_one_package_that_may_move_is_shown_and_kept_when_told(
+    qwend: Qwend, tmp_path: Path
+) -> None:
+    shutil.copytree(IMAGES / "ollama", tmp_path / "ollama")
+    lock = tmp_path / "ollama" / "cpu.lock"
+    now = {pin.name: pin.version for pin in parse_lock(lock.read_text(), str(lock))}
+    older = "3.7"  # of idna, which asks for nothing
+    lock.write_text(re.sub(r"(?m)^idna==\S+", f"idna=={older}", lock.read_text()))
+
+    said = qwend(
+        "images", "lock", str(tmp_path / "ollama"), "cpu", "--write"
+    )  # brings the hashes of that version
+    assert "no change(s) but for hashes" in said
+    assert "no change(s)\n" in qwend("images", "lock", str(tmp_path / "ollama"), "cpu"), (
+        "what is locked stays"
+    )
+    before = lock.read_text()
+    ended = qwend.try_("images", "lock", str(tmp_path / "ollama"), "cpu", "--upgrade", "idna")
+    shown = re.findall(r"^  (\S+) (\S+) -> (\S+)$", ended.stdout, re.MULTILINE)
+    assert ended.returncode == 1, ended.stderr
+    assert [(name, old) for name, old, _ in shown] == [("idna", older)]
+    assert lock.read_text() == before, "it is only shown"
+
+    assert (
+        qwend.try_(
+            "images", "lock", str(tmp_path / "ollama"), "cpu", "--upgrade", "idna", "--write"
+        ).returncode
+        == 0
+    )
+    after = {pin.name: pin for pin in parse_lock(lock.read_text(), str(lock))}
+    assert {name: pin.version for name, pin in after.items()} == {**now, "idna": shown[0][2]}
+    assert all(pin.hashes for pin in after.values())
+    assert qwend.try_("images", "lock", str(tmp_path / "ollama"), "cpu").returncode == 0
+
+
+def test_an_image_is_compared_with_its_lock_and_goes_when_nothing_uses_it(qwend: Qwend) -> None:
+    (
+        qwend.home / "images"
+    ).unlink()  # in a folder of its own: what is spoiled and removed here is nobody else's
+    (qwend.home / "images").mkdir()
+    qwend.environ["DOCKER_HOST"] = "unix:///nowhere/docker.sock"  # whose images are others'
+    try:
+        [built] = qwend.json("images", "build", "ollama", "--runtime", "native")["built"]
+        assert qwend.json("images", "verify", "ollama") == {"checked": 1, "differences": [], "exit_code": 0}
+
+        module = next(Path(built["location"]).glob("lib/python3*/site-packages/ollama/__init__.py"))
+        text = module.read_bytes()
+        module.unlink()  # it is a link into uv's cache
+        module.write_bytes(text.replace(b"import", b"impart", 1))
+        ended = qwend.try_("images", "verify", "ollama", "--json")
+        [said] = json.loads(ended.stdout)["differences"]
+        assert ended.returncode == 1
+        assert "ollama/__init__.py is sha256" in said["difference"]
+
+        assert [one["key"] for one in qwend.json("images", "prune", "--dry-run")["removed"]] == [built["key"]]
+        assert Path(built["location"]).is_dir()
+        gone = qwend.json("images", "prune")
+        assert ([one["key"] for one in gone["removed"]], gone["freed"] > 0) == ([built["key"]], True)
+        assert not Path(built["location"]).exists()
+        assert qwend.json("images", "ls") == []
+    finally:
+        shutil.rmtree(qwend.home / "images")
+        (qwend.home / "images").symlink_to(qwend.home)  # which the fixture takes away

@@ -14,7 +14,7 @@ import msgspec
 
 from qwend.api.control import RecipeRequest
 from qwend.control.fixed_ports import held_ports
-from qwend.control.lockfile import LockFile
+from qwend.control.lockfile import LockFile, images_of, require_known
 from qwend.control.pinning import Asker, Pinning, Tell, raise_all
 from qwend.core.planner import Snapshot, plan
 from qwend.core.recipe_text import RecipeFile
@@ -97,8 +97,12 @@ class Planning:
         for warning in loaded.warnings:
             log.info("%s: %s", loaded.recipe, warning)
         lock = LockFile.read(request, request.smoke)
+        require_known(request, [source.name for source in loaded.sources])
         pins = await self._pinning.pins(loaded.sources, lock, request, tell)
         compiled = await self._worker.compile(load, pins, self._reconciler.compiled(loaded.recipe))
+        lock.see(images_of(compiled))
+        if request.locked:
+            lock.require_images()
         await self._require_places(compiled)
         leases = world.state.rows("lease")
         ports = {} if request.host else await held_ports(compiled, leases, self._taken)

@@ -102,6 +102,7 @@ Image = ImageSpec | UpstreamImage | HostProgram
 
 _preferred: dict[str, OptionValue] = {}
 _cache: dict[tuple[str, str, str, str], tuple[tuple[tuple[str, int, int], ...], ImageSpec]] = {}
+_published: dict[str, tuple[tuple[tuple[str, int, int], ...], dict[str, str]]] = {}
 _settled: contextvars.ContextVar[dict[tuple[str, str, str], ImageSpec] | None] = contextvars.ContextVar(
     "settled images", default=None
 )
@@ -134,12 +135,25 @@ def load_image(
     spec = (
         cached[1]
         if cached and cached[0] == stamp
-        else _load(root, read_image_file(root), flavour, options or {})
+        else _load(root, read_image_file(root), flavour, options or {}, _preferred)
     )
     _cache[cache_key] = (stamp, spec)
     if settled is not None:
         settled[asked] = spec
     return spec
+
+
+def published(folder: str | Path) -> dict[str, str]:
+    """The digest of every flavour of the image in `folder`, with the options that it comes with: what a recipe's lock
+    records, the same on every machine that has the same qwend. Cached as `load_image`."""
+    root = locate_folder(folder)
+    stamp = _stamp(root)
+    cached = _published.get(str(root))
+    if cached is None or cached[0] != stamp:
+        image = read_image_file(root)
+        digests = {flavour: _load(root, image, flavour, {}, {}).digest for flavour in image.flavours}
+        cached = _published[str(root)] = (stamp, digests)
+    return cached[1]
 
 
 @contextlib.contextmanager
@@ -193,10 +207,16 @@ def input_files(folder: Path, image: ImageFile, flavour: str) -> dict[str, Path]
     return files | {f"overlay/{name}": path for name, path in overlay_files(folder, flavour).items()}
 
 
-def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, OptionValue]) -> ImageSpec:
+def _load(
+    root: Path,
+    image: ImageFile,
+    flavour: str,
+    given: Mapping[str, OptionValue],
+    preferred: Mapping[str, OptionValue],
+) -> ImageSpec:
     chosen = chosen_flavour(image, flavour)
     build = image.build_of(flavour)
-    options = _options(image.name, build, chosen, given)
+    options = _options(image.name, build, chosen, given, preferred)
     python = chosen.python or image.python
     identity = {
         "format": _FORMAT,
@@ -230,7 +250,11 @@ def _load(root: Path, image: ImageFile, flavour: str, given: Mapping[str, Option
 
 
 def _options(
-    image: str, build: Build | None, chosen: Flavour, given: Mapping[str, OptionValue]
+    image: str,
+    build: Build | None,
+    chosen: Flavour,
+    given: Mapping[str, OptionValue],
+    preferred: Mapping[str, OptionValue],
 ) -> dict[str, OptionValue]:
     known = build.options if build else {}
     for name, value in given.items():
@@ -243,8 +267,8 @@ def _options(
         if problem:
             raise UsageError(f"image {image}: {problem}", hint=known[name].help)
     defaults = {name: option.default for name, option in known.items()}
-    preferred = {name: value for name, value in _preferred.items() if name in known}
-    return {**defaults, **chosen.options, **preferred, **given}
+    settled = {name: value for name, value in preferred.items() if name in known}
+    return {**defaults, **chosen.options, **settled, **given}
 
 
 def _stamp(root: Path) -> tuple[tuple[str, int, int], ...]:

@@ -48,6 +48,38 @@ def test_a_change_of_revision_is_told(tmp_path: Path) -> None:
     assert lock.changes == ["base: hf:Qwen/Q@abc → hf:Qwen/Q@def"]
 
 
+def test_images_are_recorded_beside_pins_and_a_change_is_told_by_flavour(tmp_path: Path) -> None:
+    lock = LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    lock.set("base", PIN)
+    lock.see({"tool": {"cpu": "a" * 64, "cuda": "b" * 64}})
+    assert lock.changes == ["image tool: recorded", "base: hf:Qwen/Q@abc"]
+    assert lock.write()
+    again = LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    again.see({"tool": {"cpu": "a" * 64, "cuda": "b" * 64}})
+    again.require_images()
+    assert again.changes == []
+    again.see({"tool": {"cpu": "c" * 64, "apple": "d" * 64}})
+    was, now = (
+        "apple (none), cpu aaaaaaaaaaaa, cuda bbbbbbbbbbbb",
+        "apple dddddddddddd, cpu cccccccccccc, cuda (none)",
+    )
+    assert again.changes == [f"image tool: {was} → {now}"]
+    with pytest.raises(
+        UsageError, match=r"demo\.lock does not say the same of the images: image tool"
+    ) as caught:
+        again.require_images()
+    assert caught.value.code == "lock-outdated"
+
+
+def test_a_recipe_without_revisions_has_no_lock_and_one_without_images_is_read(tmp_path: Path) -> None:
+    lock = LockFile.read(request(tmp_path / "demo.yaml"), smoke=False)
+    lock.see({"tool": {"cpu": "a" * 64}})
+    assert lock.changes == []
+    assert not lock.write()
+    (tmp_path / "demo.lock").write_text('{"version": 1, "pins": {}}')
+    assert LockFile.read(request(tmp_path / "demo.yaml"), smoke=False).changes == []
+
+
 def test_a_smoke_run_and_standard_input_have_no_lock(tmp_path: Path) -> None:
     for lock in (
         LockFile.read(request(tmp_path / "demo.yaml"), smoke=True),

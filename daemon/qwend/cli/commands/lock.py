@@ -27,7 +27,8 @@ from qwend.cli.terminal import clean
 def command(targets: tuple[str, ...], upgrade: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Pin what a recipe refers to: the revisions and files of its models and datasets go to `NAME.lock` beside it.
 
-    `up` honours the lock and works offline from it; without --upgrade nothing that is pinned moves.
+    `up` honours the lock and works offline from it; without --upgrade nothing that is pinned moves. The digests of the
+    images of its steps are recorded as well, for every device: `up --locked` refuses others.
     """
     request = recipe_request(targets, **options, upgrade=list(upgrade) or None)
     with progress.display() as shown:
