@@ -37,9 +37,11 @@ def test_07_a_container_of_a_stranger_is_never_ended_though_a_row_names_it(own: 
         row["handle"] |= {"id": stranger}
         database.execute(f"UPDATE rows SET body = ? {where}", (msgspec.json.encode(row),))
         close_database(database)
+        own.door.shut()  # so that the daemon has nothing but the row to go by
         own.start()
-        assert own.until("r/chat", "ready")["generation"] == 2
-        own.down("r")
+        assert own.down("r")["exit_code"] == 3, "it may still run"
+        own.door.open()
+        own.until("r/chat", "stopped")
         assert _docker("inspect", "--format", "{{.State.Running}}", stranger) == "true"
     finally:
         _docker("rm", "-f", stranger)

@@ -234,6 +234,14 @@ def test_backoff_stays_between_three_quarters_of_its_base_and_the_cap(policy: Po
     assert 0.75 * min(policy.restart.cap_s, policy.restart.backoff_s) <= waits <= policy.restart.cap_s
 
 
+def test_each_backoff_is_about_twice_the_last() -> None:
+    waits = [
+        backoff(attempt, Policy(restart=Restart(backoff_s=1.0, cap_s=60.0)), "r/s") for attempt in range(1, 8)
+    ]
+    bases = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+    assert all(0.75 * base <= wait <= base for wait, base in zip(waits, bases, strict=True)), waits
+
+
 def test_two_services_that_crash_together_do_not_come_back_in_step() -> None:
     assert backoff(3, Policy(), "r/one") != backoff(3, Policy(), "r/two")
 
