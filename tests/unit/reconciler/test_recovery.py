@@ -80,6 +80,25 @@ async def test_an_end_is_acknowledged_only_when_it_is_written_down(house: House)
     assert not house.runtime.unacknowledged
 
 
+async def test_a_stop_waits_for_no_disk(house: House) -> None:
+    await house.ready(recipe(service("chat")))
+    there_again = asyncio.Event()
+    real = house.world.state.record
+
+    async def stuck(*events: Any) -> Any:
+        await there_again.wait()
+        return await real(*events)
+
+    house.world.state.record = stuck
+    house.reconciler.find("r/chat").post(Stop("by hand"))
+    await settle()
+    assert not house.runtime.running, "it is ended while nothing can be written down"
+    there_again.set()
+    await settle()
+    assert house.state("chat") == "stopped"
+    assert house.world.state.rows("step")["r/chat"]["state"] == "stopped"
+
+
 async def test_who_waits_is_given_nothing_that_an_adopted_step_holds(house: House, tmp_path: Path) -> None:
     needs = Resources(cpus=2.0)
     chat = msgspec.structs.replace(service("chat"), resources=needs)
