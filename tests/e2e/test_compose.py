@@ -89,3 +89,55 @@ def test_a_model_that_qwend_made_is_served_confined_and_asked_for_its_key(
     assert seen.count("Read-only file system") == 2
     [health] = json.loads(docker("inspect", "--format", "[{{json .State.Health.Status}}]", container))
     assert health == "healthy"
+
+
+SERVED = (
+    RECIPE
+    + """
+  chat: {uses: llama-cpp/serve, from: q8, with: {context: 512}}
+"""
+)
+
+
+def test_an_exported_recipe_is_served_by_docker_compose_alone(qwend: Qwend, docker: Docker) -> None:
+    (qwend.folder / "made.yaml").write_text(SERVED)
+    early = qwend.try_("export", "compose", "made.yaml")
+    assert early.returncode == 2
+    assert "chat reads q8, which is not made yet" in early.stderr
+    qwend("up", "-d", "--runtime", "docker", "made.yaml")
+    port = qwend.row("chat")["port"]
+    qwend("down", "-p", "made")
+    qwend("export", "compose", "made.yaml", "-o", "served")
+    stack = [
+        "docker",
+        "compose",
+        "-p",
+        f"qwend-export-{os.getpid()}",
+        "-f",
+        str(qwend.folder / "served" / "compose.yaml"),
+    ]
+
+    def compose(*arguments: str) -> str:
+        ended = subprocess.run([*stack, *arguments], capture_output=True, text=True, timeout=600, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.strip()
+
+    assert compose("config", "--services") == "chat"
+    try:
+        compose("up", "-d", "--wait")
+        body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 4}
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(asked, timeout=120) as answer:
+            assert json.load(answer)["usage"]["completion_tokens"] > 0
+        [container] = json.loads(docker("inspect", compose("ps", "-q")))
+        assert container["HostConfig"]["ReadonlyRootfs"]
+        assert container["HostConfig"]["CapDrop"] == ["ALL"]
+        assert {one["HostIp"] for one in container["NetworkSettings"]["Ports"][f"{port}/tcp"]} == {
+            "127.0.0.1"
+        }
+    finally:
+        compose("down", "--timeout", "5")

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_the_chain_serves_and_changes_and_survives_and_stops(qwend: Qwend) -> No
     # A second up changes nothing, and says so.
     assert "nothing to do" in qwend("up", "--smoke", GGUF)
     assert qwend.row("chat")["generation"] == row["generation"]
+
+    # The same by hand: the script of the plan runs as it is, and makes the very same file.
+    (qwend.folder / "by-hand").mkdir()
+    script = qwend("plan", "--smoke", "--shell", GGUF, "--force", "f16", "--force", "q4", "q4")
+    by_hand = subprocess.run(
+        ["sh"],
+        input=script,
+        cwd=qwend.folder / "by-hand",
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert by_hand.returncode == 0, by_hand.stderr
+    (quantised,) = (qwend.folder / "by-hand" / "q4").glob("*.gguf")
+    stored = Path(qwend.json("inspect", "gguf/q4")["artifact"]["location"]) / quantised.name
+    assert quantised.read_bytes() == stored.read_bytes()
 
     # Another type rebuilds the quantised file and replaces the service, and nothing else; the plan says why.
     changed = "steps.q4.with.type=Q5_K_M"

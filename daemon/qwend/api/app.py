@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from qwend.api.control import AttachRequest, Control, RecipeRequest
+from qwend.api.control import AttachRequest, Control, ExportRequest, RecipeRequest
 from qwend.api.openapi import QUERIES, document
 from qwend.api.speech import (
     Nothing,
@@ -123,6 +123,9 @@ def _routes(c: Control) -> list[RouteRow]:
     async def lock(request: Request) -> Response:
         return lines(c.lock(await body_of(request, RecipeRequest)))
 
+    async def export_recipe(request: Request) -> Response:
+        return lines(c.export_recipe(await body_of(request, ExportRequest)))
+
     async def release(request: Request) -> Response:
         body = await body_of(request, ReleaseBody)
         return answer(await c.release(request.path_params["run"], body.kill))
@@ -220,6 +223,7 @@ def _routes(c: Control) -> list[RouteRow]:
         ("/v1/runs/{run}/follow", "GET", "How a run goes, until it is over.", None, follow),
         ("/v1/terminals", "POST", "Readies an interactive step, which is the connection's.", AttachRequest, attach),
         ("/v1/lock", "POST", "Resolves a recipe's references and writes its lock.", RecipeRequest, lock),
+        ("/v1/export", "POST", "A recipe as a script, or as a compose file.", ExportRequest, export_recipe),
         ("/v1/steps", "GET", "Every step's state.", None, steps),
         (step, "GET", "Everything known of a step.", None, inspect),
         (step + "/{verb:str}", "POST", "Starts, stops or restarts a step.", None, act),

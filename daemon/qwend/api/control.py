@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -49,6 +49,12 @@ class AttachRequest(RecipeRequest, frozen=True, forbid_unknown_fields=True):
     client: int = 0
 
 
+class ExportRequest(RecipeRequest, frozen=True, forbid_unknown_fields=True):
+    """A recipe to be run without qwend: as a shell script, or its services as a file for Docker Compose."""
+
+    form: Literal["shell", "compose"] = "shell"
+
+
 class Control(Protocol):
     """Streams yield JSON objects; failures are QwendErrors."""
 
@@ -61,6 +67,8 @@ class Control(Protocol):
     def attach(self, request: AttachRequest) -> AsyncIterator[Json]: ...
 
     def lock(self, request: RecipeRequest) -> AsyncIterator[Json]: ...
+
+    def export_recipe(self, request: ExportRequest) -> AsyncIterator[Json]: ...
 
     async def release(self, run: str, kill: bool) -> Json: ...
 

@@ -44,7 +44,8 @@ def report(error: BaseException) -> int:
 def _here() -> str:
     """The current folder as paths in it begin: what lies here is named without it."""
     try:
-        return os.path.join(os.getcwd(), "")
+        here = os.path.join(os.getcwd(), "")
+        return here if here != os.sep else ""
     except OSError:
         return ""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from qwend.cli import progress
 from qwend.cli.terminal import clean, size, table
 from qwend.client import Client, Json
@@ -88,24 +86,13 @@ def refuse(answer: Json) -> None:
         )
 
 
-def shell(answer: Json) -> list[str]:
-    """The commands that the plan would run, as a script to read: inputs stand in it by name. What is done
-    already is shown as a comment."""
-    compiled = answer["compiled"]
-    acting = {action["step"] for action in answer["plan"]["actions"] if action["verb"] != "keep"}
-    lines = [
-        "#!/bin/sh",
-        f"# What `qwend up` would run for {clean(compiled['recipe'])}. <name> is the artifact of that step.",
-        "set -eu",
-    ]
-    for step in compiled["steps"]:
-        if step["command"]:
-            done = "" if step["name"] in acting else ", stays as it is"
-            place = f"{step['runtime']}, {step['flavour']}{done}"
-            lines += ["", f"# {clean(step['name'], lines=False)}: {step['engine']} ({place})"]
-            command = shlex.join(step["command"])
-            lines += [f"# {line}" for line in command.split("\n")] if done else [command]
-    return lines
+def exported(client: Client, request: Json, form: str) -> Json:
+    """A recipe for those who run it without qwend; what has to be asked for it is shown as it goes."""
+    with progress.display() as shown:
+        end = progress.follow(client.stream("POST", "/v1/export", {**request, "form": form}), shown)
+    if not end:
+        raise QwendError("the daemon's answer holds nothing to export", code="bad-answer")
+    return end
 
 
 def planned(client: Client, request: Json) -> Json:

@@ -101,8 +101,9 @@ def recipe_request(
     """The body for /v1/plan, /v1/runs and /v1/lock. Positionals are a recipe file (first) and steps."""
     chosen, steps = recipe_files(files, positionals)
     if not chosen:
+        step = f', and "{steps[0]}" is no recipe file' if steps else ""
         raise UsageError(
-            "no recipe: there is no qwend.yaml here",
+            f"no recipe: there is no qwend.yaml here{step}",
             code="no-recipe",
             hint="name one: -f FILE.yaml, or write one: qwend init",
         )

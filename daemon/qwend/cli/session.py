@@ -66,6 +66,10 @@ def _refuse_path(text: str) -> None:
         if os.path.isfile(text.rstrip("/") + ending):
             meant = text.rstrip("/") + ending
             raise UsageError(f"{text} is no recipe file", code="no-such-file", hint=f"did you mean {meant}?")
+    if os.path.isdir(text) and not _STEP.fullmatch(text):
+        raise UsageError(
+            f"{text} is a folder without a {DEFAULT_RECIPE}", code="no-recipe", hint="name its file"
+        )
     if os.path.isfile(text):
         raise UsageError(
             f"{text} does not end in .yaml, and is taken for a step", code="no-recipe", hint=f"-f {text}"

@@ -38,6 +38,7 @@ SECTIONS = {
     },
     "Write and set up": {
         "init": "Write a first recipe",
+        "export": "Write a recipe for those who run it without qwend",
         "schema": "Print the JSON Schema of recipes, for editors",
         "daemon": "The daemon: start, stop, status, install",
         "completion": "Print the completion script of a shell",

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from qwend.errors import QwendError, UsageError
 
 _PLAIN = re.compile(r"-?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*")
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_]+")
 _FLOW = (("[", "]"), ("{", "}"), ('"', '"'), ("'", "'"))
 
@@ -69,22 +71,23 @@ def single_step(
 
 
 @contextmanager
-def blaming_options(step: str) -> Iterator[None]:
-    """Errors of a recipe that was composed from a command line speak of its options, not of lines that nobody wrote."""
+def blaming_options(step: str, source: str = "--from") -> Iterator[None]:
+    """Errors of a recipe that was composed from a command line speak of its options, not of lines that nobody wrote.
+    `source` is how that one names the model."""
     try:
         yield
     except QwendError as error:
-        raise _of_options(error, step) from None
+        raise _of_options(error, step, source) from None
 
 
-def _of_options(error: QwendError, step: str) -> QwendError:
+def _of_options(error: QwendError, step: str, source: str) -> QwendError:
     if error.details:
-        error.details = tuple(_of_options(one, step) for one in error.details)
+        error.details = tuple(_of_options(one, step, source) for one in error.details)
     if error.where is None or not error.where.startswith("-:"):
         return error
     key, colon, rest = error.message.partition(": ")
-    for path, option in ((f"steps.{step}.with", "--with"), (f"steps.{step}.from", "--from"),
-                         ("models", "--from"), ("datasets", "--from"), (f"steps.{step}.uses", "ENGINE"),
+    for path, option in ((f"steps.{step}.with", "--with"), (f"steps.{step}.from", source),
+                         ("models", source), ("datasets", source), (f"steps.{step}.uses", "ENGINE"),
                          (f"steps.{step}.runtime", "--runtime"), (f"steps.{step}.out", "--out")):  # fmt: skip
         if colon and (key == path or key.startswith(f"{path}.")):
             name = key.removeprefix(path)[1:] if option == "--with" else ""
@@ -92,6 +95,33 @@ def _of_options(error: QwendError, step: str) -> QwendError:
             break
     error.where = None
     return error
+
+
+def yaml_text(value: object, indent: int = 0) -> str:
+    """JSON's values as block YAML, scalars as JSON writes them."""
+    pad = " " * indent
+    if isinstance(value, Mapping) and value:
+        return "".join(f"{pad}{_key(key)}:{_below(item, indent)}" for key, item in value.items())
+    if isinstance(value, list) and value and any(isinstance(item, Mapping | list) for item in value):
+        return "".join(f"{pad}- {yaml_text(item, indent + 2).lstrip(' ')}" for item in value)
+    return f"{pad}{_flow(value)}\n"
+
+
+def _below(value: object, indent: int) -> str:
+    nested = isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value)
+    if (isinstance(value, Mapping) and value) or nested:
+        return "\n" + yaml_text(value, indent + 2)
+    return f" {_flow(value)}\n"
+
+
+def _flow(value: object) -> str:
+    """On one line, as JSON; characters that are not to be seen as YAML's escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
+
+
+def _key(key: str) -> str:
+    return key if _PLAIN_KEY.fullmatch(key) and key.lower() not in _WORDS else _flow(key)
 
 
 def scalar_string(text: str) -> str:

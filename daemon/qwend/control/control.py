@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from qwend import __version__
-from qwend.api.control import AttachRequest, Json, RecipeRequest
+from qwend.api.control import AttachRequest, ExportRequest, Json, RecipeRequest
 from qwend.control import fitting, reporting
 from qwend.control.acting import act
 from qwend.control.admin import EventLog, ImageAdmin, PluginAdmin, Ports, StoreAdmin
 from qwend.control.attaching import Attaching
 from qwend.control.clearing import clear_scratch
 from qwend.control.diagnosis import Diagnosis
+from qwend.control.exporting import export
 from qwend.control.planning import Planning
 from qwend.control.running import Running
 from qwend.control.tailing import tail
@@ -81,6 +82,9 @@ class DaemonControl:
 
     def lock(self, request: RecipeRequest) -> AsyncIterator[Json]:
         return self.running.lock(request)
+
+    def export_recipe(self, request: ExportRequest) -> AsyncIterator[Json]:
+        return export(self.running, self._reconciler, request)
 
     async def release(self, run: str, kill: bool) -> Json:
         return await self.running.release(run, kill)

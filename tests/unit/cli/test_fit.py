@@ -31,3 +31,11 @@ def test_the_table_is_followed_by_the_recipe(qwend: Qwend, daemon: FakeDaemon) -
 def test_where_nothing_fits_there_is_no_recipe(qwend: Qwend, daemon: FakeDaemon) -> None:
     daemon.answers("POST", "/v1/fit", {**TOLD, "recipe": None, "taken": None})
     assert "a smaller model needs less" in qwend("fit", "hf:o/r").out
+
+
+def test_an_error_speaks_of_the_reference_and_not_of_a_line_that_nobody_wrote(
+    qwend: Qwend, daemon: FakeDaemon
+) -> None:
+    daemon.fails("POST", "/v1/fit", 400, kind="UsageError", message="models.model: no such", where="-:1:37")
+    ended = qwend("fit", "hf:nope")
+    assert (ended.code, ended.err) == (2, "qwend: REF: no such\n")

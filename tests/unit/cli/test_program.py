@@ -133,6 +133,14 @@ def test_a_recipe_in_the_current_folder_is_named_without_it(qwend: Qwend, daemon
     assert qwend("ports").err == "r.yaml:1:3: bad\n"
 
 
+def test_in_the_root_folder_a_path_stays_whole(
+    qwend: Qwend, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.fails("GET", "/v1/ports", 400, kind="UsageError", message="bad", where="/tmp/r.yaml:1:3")
+    monkeypatch.chdir("/")
+    assert qwend("ports").err == "/tmp/r.yaml:1:3: bad\n"
+
+
 def test_a_bug_is_one_line_and_its_traceback_lies_in_the_log(
     qwend: Qwend, daemon: FakeDaemon, home: Path
 ) -> None:

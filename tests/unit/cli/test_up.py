@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from tests.fakes.api_server import FakeDaemon
 from tests.unit.cli.conftest import Qwend
 from tests.unit.cli.samples import CHAT, Q4, Json, end, event, plan, row, step
@@ -75,7 +76,7 @@ def test_up_sends_the_text_and_only_what_the_text_mentions(
 def test_every_key_of_the_request_is_one_that_the_daemon_knows(
     qwend: Qwend, daemon: FakeDaemon, recipe: str
 ) -> None:
-    from qwend.api.control import RecipeRequest
+    from qwend.api.control import ExportRequest, RecipeRequest
 
     daemon.streams("POST", "/v1/runs", NOTHING, {"run": None, **end(CHAT)})
     daemon.streams("POST", "/v1/plan", NOTHING)
@@ -83,6 +84,14 @@ def test_every_key_of_the_request_is_one_that_the_daemon_knows(
     for command in (["up"], ["plan"], ["lock"]):
         qwend(*command)
         assert set(daemon.requests[-1].body) <= set(RecipeRequest.__struct_fields__)
+    daemon.streams(
+        "POST",
+        "/v1/export",
+        {"end": {"text": "", "document": {"name": "x"}, "files": {}, "missing": [], "exit_code": 0}},
+    )
+    for command in (["plan", "--shell"], ["export", "compose"]):
+        qwend(*command)
+        assert set(daemon.requests[-1].body) <= set(ExportRequest.__struct_fields__)
 
 
 def test_a_first_positional_that_is_a_yaml_file_is_the_recipe(
@@ -94,6 +103,12 @@ def test_a_first_positional_that_is_a_yaml_file_is_the_recipe(
     body = daemon.requests[-1].body
     assert [file["text"] for file in body["files"]] == ["name: other\n"]
     assert body["steps"] == ["q4"]
+
+
+def test_up_of_a_step_without_a_recipe_says_what_the_word_is_not(qwend: Qwend, daemon: FakeDaemon) -> None:
+    assert 'there is no qwend.yaml here, and "chat" is no recipe file (' in qwend("up", "chat").err
+    Path("two words").mkdir()
+    assert "two words is a folder without a qwend.yaml" in qwend("up", "two words").err
 
 
 def test_up_without_a_recipe_says_how_to_get_one(qwend: Qwend, daemon: FakeDaemon) -> None:
@@ -236,18 +251,6 @@ def test_a_plan_that_cannot_start_here_starts_nothing(qwend: Qwend, daemon: Fake
     assert ended.err == "qwend: huanhuan cannot start here: chat needs 40 GiB of memory, 8 GiB are free\n"
 
 
-def test_plan_shell_comments_out_what_is_done(qwend: Qwend, daemon: FakeDaemon, recipe: str) -> None:
-    done = step("f16", "llama-cpp/convert", "job", command=["convert", "a\nb"])
-    left = step("q4", "llama-cpp/quantize", "job", command=["quantise", "<f16>"])
-    daemon.streams("POST", "/v1/plan", plan(("keep", "f16", "done"), ("run", "q4", ""), steps=[done, left]))
-    script = qwend("plan", "--shell").out
-    assert [line for line in script.splitlines() if line and not line.startswith("#")] == [
-        "set -eu",
-        "quantise '<f16>'",
-    ]
-    assert "# convert 'a\n# b'" in script
-
-
 def test_no_wait_returns_once_the_run_is_accepted(qwend: Qwend, daemon: FakeDaemon, recipe: str) -> None:
     gate = threading.Event()
     daemon.streams("POST", "/v1/runs", CHANGES, {"run": "01J"}, gate, end(CHAT))
@@ -287,11 +290,39 @@ def test_plan_shows_every_step_with_what_it_takes(qwend: Qwend, daemon: FakeDaem
     assert shown[-1] == "needs 1 GiB to download"
 
 
-def test_plan_shell_prints_the_commands(qwend: Qwend, daemon: FakeDaemon, recipe: str) -> None:
-    daemon.streams("POST", "/v1/plan", CHANGES)
+def test_plan_shell_prints_a_script_as_it_is(qwend: Qwend, daemon: FakeDaemon, recipe: str) -> None:
+    daemon.streams("POST", "/v1/export", {"end": {"text": "#!/bin/sh\ntrue '\x1b'\n", "exit_code": 0}})
+    assert qwend("plan", "--shell").out == "#!/bin/sh\ntrue '\x1b'\n"
+    assert daemon.requests[-1].body["form"] == "shell"
+    assert qwend("plan", "--shell", "--json").code == 2
+
+
+def test_export_writes_a_folder_for_compose_and_overwrites_none(
+    qwend: Qwend, daemon: FakeDaemon, recipe: str
+) -> None:
+    document = {"name": "x-exported", "services": {"chat": {"image": "a"}}}
+    told = {
+        "document": document,
+        "files": {"drivers/chat/serve.py": "1\n"},
+        "missing": ["toy"],
+        "exit_code": 0,
+    }
+    daemon.streams("POST", "/v1/export", {"end": told})
+    ended = qwend("export", "compose")
     assert (
-        qwend("plan", "--shell").out.splitlines()[-1] == "llama-quantize '<f16>/m.gguf' '<out>/m.gguf' Q4_K_M"
+        ended.out == "wrote x-compose/compose.yaml; docker compose -f x-compose/compose.yaml up -d --wait\n"
     )
+    assert ended.err == "Build this image first: qwend images build toy --runtime docker\n"
+    body = daemon.requests[-1].body
+    assert (body["form"], body["runtime"]) == ("compose", "docker")
+    assert yaml.safe_load(Path("x-compose/compose.yaml").read_text()) == document
+    assert Path("x-compose/drivers/chat/serve.py").read_text() == "1\n"
+    again = qwend("export", "compose")
+    assert (again.code, again.err) == (
+        2,
+        "x-compose: it is there already (write it elsewhere with -o FOLDER)\n",
+    )
+    assert qwend("export", "compose", "--runtime", "native").code == 2
 
 
 def test_plan_json_is_the_plan_and_the_compiled_steps(qwend: Qwend, daemon: FakeDaemon, recipe: str) -> None:

@@ -10,6 +10,7 @@ from qwend.cli.output import json_option, print_json, print_table
 from qwend.cli.request import described_host
 from qwend.cli.session import open_daemon
 from qwend.cli.terminal import clean, size
+from qwend.cli.writing import blaming_options
 
 
 @click.command(
@@ -39,7 +40,9 @@ def command(reference: str, context: int | None, form: str | None, host: str | N
     }
     if host is not None:
         body["host"] = described_host(host)
-    answer = open_daemon().post("/v1/fit", body)
+    client = open_daemon()
+    with blaming_options("", "REF"):
+        answer = client.post("/v1/fit", body)
     if as_json:
         print_json(answer)
         return

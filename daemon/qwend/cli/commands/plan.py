@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from qwend.cli import plans
 from qwend.cli.output import json_option, print_json
 from qwend.cli.request import described_host, recipe_options, recipe_request
 from qwend.cli.session import open_daemon
+from qwend.cli.terminal import clean
 
 
 @click.command(
@@ -24,7 +26,7 @@ from qwend.cli.session import open_daemon
 @click.option(
     "--host", metavar="FILE", help="Plan for the machine that `qwend doctor --json` described there."
 )
-@click.option("--shell", is_flag=True, help="Print the commands that would run, as a script.")
+@click.option("--shell", is_flag=True, help="Print the commands that would run, as a script that runs.")
 @json_option
 def command(targets: tuple[str, ...], host: str | None, shell: bool, as_json: bool, **options: Any) -> None:
     """Show what `up` would do, and why: every step with its action, its reason and what it takes.
@@ -34,9 +36,17 @@ def command(targets: tuple[str, ...], host: str | None, shell: bool, as_json: bo
     request = recipe_request(targets, **options)
     if host is not None:
         request["host"] = described_host(host)
+    if shell:
+        if as_json or host is not None:
+            raise click.UsageError(
+                "--shell is for this machine and for people: it goes with no --json and no --host"
+            )
+        text = plans.exported(open_daemon(), request, "shell")["text"]
+        click.echo(clean(text) if sys.stdout.isatty() else text, nl=False)
+        return
     answer = plans.planned(open_daemon(), request)
     if as_json:
         print_json({key: answer[key] for key in ("plan", "compiled")})
     else:
-        click.echo("\n".join(plans.shell(answer) if shell else plans.full(answer)))
+        click.echo("\n".join(plans.full(answer)))
     plans.refuse(answer)
