@@ -94,7 +94,7 @@ class _Hub:
                     SecretRef(self.token),
                 ),
             ),
-            files=(*drivers("fetch.py", *MODULES), LaunchFile("pin.json", asked)),
+            files=(*drivers("fetch.py", "wanted.py", *MODULES), LaunchFile("pin.json", asked)),
             optional_secrets=(self.token,),
             network=True,
             resumable=True,

@@ -60,7 +60,7 @@ class Web:
                 *(ImageRef("bin/python"), DriverRef("fetch.py"), "--url", pin.ref),
                 *("--out", OutputRef(), "--partial", ScratchRef("partial")),
             ),
-            files=drivers("fetch.py", *MODULES),
+            files=drivers("fetch.py", "wanted.py", *MODULES),
             network=True,
             resumable=True,
         )

@@ -36,7 +36,8 @@ DRIVERS = Path(__file__).parent / "drivers"
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM = 256, 768, 4, 2, 64
 EXPERTS, EXPERT_INTERMEDIATE = 4, 256
 VOCABULARY, CONTEXT = 151_936, 32_768
-"""The shape that `drivers/make_model.py` gives its models."""
+"""The shape that `drivers/qwen_weights.py` gives its models."""
+_MODEL = ("make_model.py", "qwen_vocabulary.py", "qwen_weights.py")
 
 MODELS = ("qwen2", "qwen3", "qwen3moe")
 FORMATS = {"model/gguf": "gguf", "model/safetensors": "safetensors"}
@@ -104,7 +105,7 @@ class Smoke:
         words += ["--layers", str(made.layers), "--seed", str(made.seed)]
         launch = Launch(
             argv=(python, DriverRef("make_model.py"), *words, *out),
-            files=(driver(DRIVERS / "make_model.py"), driver(DRIVERS / "qwen_vocabulary.py")),
+            files=tuple(driver(DRIVERS / name) for name in _MODEL),
             resources=Resources(memory=1 << 30, disk=pin.facts.bytes),
         )
         return Question(image, launch)

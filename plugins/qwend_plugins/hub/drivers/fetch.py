@@ -1,6 +1,6 @@
 """Download pinned files: resumed after a kill, checked by size and hash, put into place only when whole.
 
-Runs inside the hub image beside `hubs.py`, `hub_hugging_face.py` and `hub_modelscope.py`.
+Runs inside the hub image beside `wanted.py`, `hubs.py`, `hub_hugging_face.py` and `hub_modelscope.py`.
 
     python fetch.py --pin PIN.json --out DIR --partial DIR
     python fetch.py --url "https://host/file.gguf#sha256=…" --out DIR --partial DIR
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -22,47 +21,19 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import unquote, urldefrag, urlsplit
+from pathlib import Path
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import requests
 import urllib3
 from hubs import Hub, HubError, Reference, blocks, fail, no_network, open_hub, read_token, report, stream
+from wanted import Wanted, read_pin, read_url
 
 TRIES = 6  # without a single new byte
 LONGEST_WAIT = 120.0  # seconds, whatever a hub asks for
 RETRIED = ("no-network", "hub-failure", "rate-limited")
 REPORT_EVERY = 0.5  # seconds
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One file: where it goes below the output folder, and how it is known to be right."""
-
-    path: str
-    size: int | None
-    sha256: str | None = None
-    oid: str | None = None
-    local: str | None = None
-
-    @classmethod
-    def parse(cls, row: Any) -> Wanted:
-        wanted = cls(**{key: row.get(key) for key in ("path", "size", "sha256", "oid", "local")})
-        parts = PurePosixPath(wanted.path).parts
-        if (
-            not parts
-            or ".." in parts
-            or wanted.path.startswith("/")
-            or "\\" in wanted.path
-            or "\0" in wanted.path
-        ):
-            raise HubError(
-                "bad-reference", f"the pin names the file {wanted.path!r}, which may not be written"
-            )
-        return wanted
 
 
 class Progress:
@@ -257,27 +228,6 @@ class Fetcher:
         self.progress.add(0, last=True)
         if failures:
             raise failures[0]
-
-
-def read_pin(path: Path) -> tuple[str, str, list[Wanted]]:
-    """Reference, revision and files of a pin."""
-    try:
-        pin = json.loads(path.read_text(encoding="utf-8"))
-        return str(pin["ref"]), str(pin["revision"]), [Wanted.parse(row) for row in pin["files"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HubError("bad-reference", f"--pin {path}: no pin ({type(error).__name__}: {error})") from None
-
-
-def read_url(text: str) -> tuple[str, Wanted]:
-    """URL and file of ``https://…#sha256=…``."""
-    url, fragment = urldefrag(text)
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    digest = fragment.removeprefix("sha256=")
-    if not name or len(digest) != 64 or not fragment.startswith("sha256="):
-        raise HubError(
-            "bad-reference", f"{text!r} is no download", "write https://host/file#sha256=<64 digits>"
-        )
-    return url, Wanted.parse({"path": name, "size": None, "sha256": digest.lower()})
 
 
 def run(args: argparse.Namespace) -> None:
