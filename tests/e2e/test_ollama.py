@@ -153,6 +153,63 @@ def test_a_modelfile_of_the_user_and_a_model_of_the_library_are_served(
     assert "Traceback" not in ended.stderr
 
 
+def test_a_modelfile_of_the_user_may_name_a_file_beside_it(
+    qwend: Qwend, ollama: tuple[str, State], tmp_path: Path
+) -> None:
+    url, state = ollama
+    qwend("run", "hub/fetch", "--from", "smoke:qwen2/gguf", "--out", "made")
+    [gguf] = (qwend.folder / "made").glob("*.gguf")
+    mine = qwend.folder / "mine"
+    mine.mkdir()
+    (mine / "model.gguf").write_bytes(gguf.read_bytes())
+    (mine / "Modelfile").write_text('FROM ./model.gguf\nTEMPLATE """{{ .Prompt }}"""\nSYSTEM Be brief.\n')
+    recipe = qwend.folder / "beside.yaml"
+    recipe.write_text(
+        "name: beside\nmodels: {base: file:mine/Modelfile}\nsteps:\n"
+        f'  chat: {{uses: ollama/serve, from: base, runtime: native, restart: no, with: {{url: "{url}"}}}}\n'
+    )
+    qwend("up", "-d", str(recipe))
+    assert ask(qwend.row("chat")["url"])["model"] == "chat"
+    ((_, model),) = state.models.items()
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    assert model["request"]["files"] == {"model.gguf": f"sha256:{digest}"}
+    assert (model["request"]["system"], model["request"]["template"]) == ("Be brief.", "{{ .Prompt }}")
+
+
+def test_what_an_ollama_refuses_is_told_with_its_reason_and_how_to_mend_it(
+    qwend: Qwend, ollama: tuple[str, State]
+) -> None:
+    url, state = ollama
+    recipe = qwend.folder / "refused.yaml"
+    recipe.write_text(
+        'name: refused\nmodels: {base: "smoke:qwen2/gguf"}\nsteps:\n'
+        f'  chat: {{uses: ollama/serve, from: base, runtime: native, restart: no, with: {{url: "{url}"}}}}\n'
+    )
+
+    def refusal() -> str:
+        ended = qwend.try_("up", "-d", str(recipe))
+        assert ended.returncode == 1, ended.stdout
+        assert "Traceback" not in ended.stderr
+        return ended.stderr
+
+    state.version = "0.3.9"
+    assert f"Ollama 0.3.9 at {url} is too old: 0.5.5 is needed" in refusal()
+    state.version = "0.14.0"
+
+    state.cut_uploads = 99
+    said = refusal()
+    assert ".gguf could not be sent to Ollama" in said
+    assert state.blobs == {}, "no half of it is kept"
+    state.cut_uploads = 0
+
+    state.known = (b"mamba",)
+    said = refusal()
+    assert "Ollama refuses to create qwend/refused-chat:" in said
+    assert "unknown model architecture" in said
+    assert "upgrade it, or serve with llama-cpp/serve" in said
+    assert state.models == {}
+
+
 def test_without_an_ollama_the_error_says_how_to_get_one(qwend: Qwend) -> None:
     recipe = qwend.folder / "none.yaml"
     recipe.write_text(

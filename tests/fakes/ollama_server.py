@@ -37,6 +37,7 @@ class State:
     version: str = "0.14.0"
     cut_uploads: int = 0
     folder: Path | None = None
+    known: tuple[bytes, ...] = KNOWN
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
@@ -145,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         for name, digest in files.items():
             data = self.state.blob(digest) or b""
-            if name.endswith(".gguf") and not any(one in data[:4096] for one in KNOWN):
+            if name.endswith(".gguf") and not any(one in data[:4096] for one in self.state.known):
                 return self.lines([{"status": "parsing GGUF"}, {"error": "unknown model architecture"}])
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         model = {

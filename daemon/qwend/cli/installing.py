@@ -51,6 +51,9 @@ def unit(platform: str = sys.platform, environ: Mapping[str, str] | None = None)
         path = os.path.join(user, "Library/LaunchAgents", f"{_LABEL}.plist")
         domain = f"gui/{os.getuid()}"
         take_up = [["launchctl", "bootout", f"{domain}/{_LABEL}"], ["launchctl", "bootstrap", domain, path]]
+        passed |= (
+            {"PATH": environ["PATH"]} if environ.get("PATH") else {}
+        )  # launchd's own holds no /usr/local/bin
         return Unit(path, _plist(command, passed), take_up, [["launchctl", "bootout", f"{domain}/{_LABEL}"]])
     if platform != "linux":
         raise UsageError(

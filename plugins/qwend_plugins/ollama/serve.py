@@ -161,6 +161,13 @@ def _container_findings(step: StepView, params: ServeParams) -> Iterator[Finding
             "runtime: native uses it where it lies",
             level="warning",
         )
+    if pin is not None and pin.ref.startswith("file:") and step.inputs[0].type == "model/ollama":
+        yield Finding(
+            f"{where} sees the Modelfile alone: FROM may name a model, and no file beside it",
+            "runtime",
+            "runtime: native sees what lies beside it",
+            level="warning",
+        )
 
 
 def own_name(step: StepView) -> str:

@@ -125,6 +125,65 @@ def test_what_a_mac_prints_is_read() -> None:
     assert hardware_darwin.parse_vm_stat(VM_STAT) == (123456 + 345678 + 12345) * 16384
 
 
+RECORDED = """\
+hw.ncpu: 8
+hw.byteorder: 1234
+hw.memsize: 25769803776
+hw.activecpu: 8
+hw.perflevel0.physicalcpu: 4
+hw.perflevel0.physicalcpu_max: 4
+hw.perflevel0.logicalcpu: 4
+hw.perflevel0.logicalcpu_max: 4
+hw.optional.armv8_crc32: 1
+hw.optional.armv8_gpi: 1
+hw.optional.AdvSIMD: 1
+hw.optional.ucnormal_mem: 1
+hw.optional.arm64: 1
+hw.features.allows_security_research: 0
+hw.physicalcpu: 8
+hw.physicalcpu_max: 8
+hw.logicalcpu: 8
+hw.logicalcpu_max: 8
+hw.cputype: 16777228
+hw.cacheconfig: 8 1 4 0 0 0 0 0 0 0
+hw.osenvironment: 
+machdep.cpu.brand_string: Apple M2
+sysctl.proc_translated: 0
+"""  # noqa: W291
+"""Of a published log of an M2: names that look like ours stand around them, one has no value, and the kernel does not
+tell the system's version (which `sysctl hw` leaves out)."""
+
+RECORDED_VM_STAT = """\
+Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               64712.
+Pages active:                            996993.
+Pages inactive:                          994622.
+Pages speculative:                         1744.
+Pages throttled:                              0.
+Pages wired down:                        353323.
+Pages purgeable:                          22116.
+"Translation faults":               13199997030.
+Pages copy-on-write:                  497042267.
+Pages zero filled:                   8006565953.
+Pages reactivated:                    961802261.
+Pages purged:                         135950217.
+File-backed pages:                       468696.
+Anonymous pages:                        1524663.
+Pages stored in compressor:             2068175.
+Pages occupied by compressor:            678569.
+"""
+"""Of a published log of a Mac with 48 GiB."""
+
+
+def test_what_macs_printed_that_people_logged_is_read() -> None:
+    assert hardware_darwin.parse_sysctl(RECORDED) == (24 * GIB, 8, "Apple M2", None, True)
+    translated = RECORDED.replace("sysctl.proc_translated: 0", "sysctl.proc_translated: 1")
+    assert hardware_darwin.parse_sysctl(translated).arm
+    free = hardware_darwin.parse_vm_stat(RECORDED_VM_STAT)
+    assert free == (64712 + 994622 + 1744) * 16384
+    assert free < 48 * GIB
+
+
 def test_an_intel_mac_lacks_a_name_and_garbage_is_unknown() -> None:
     intel = SYSCTL.replace("hw.optional.arm64: 1\n", "").replace("Apple M3 Pro", "Intel(R) Core(TM) i7")
     assert not hardware_darwin.parse_sysctl(intel).arm

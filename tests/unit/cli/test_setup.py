@@ -161,9 +161,16 @@ def test_the_systemd_unit_starts_this_python_and_lets_services_live() -> None:
 
 
 def test_the_launchd_agent_is_a_property_list_that_lets_services_live() -> None:
-    agent = plistlib.loads(installing.unit("darwin", {}).text.encode())
+    unit = installing.unit(
+        "darwin", {"QWEND_HOME": "/Volumes/a & b", "PATH": "/opt/homebrew/bin:/usr/bin", "X": "y"}
+    )
+    assert unit.path.endswith("/Library/LaunchAgents/qwend.plist")
+    agent = plistlib.loads(unit.text.encode())
     assert agent["ProgramArguments"][1:] == ["-P", "-m", "qwend.daemon"]
     assert agent["AbandonProcessGroup"] is True
+    assert (agent["RunAtLoad"], agent["KeepAlive"]) == (True, {"SuccessfulExit": False})
+    told = {"QWEND_HOME": "/Volumes/a & b", "PATH": "/opt/homebrew/bin:/usr/bin"}
+    assert agent["EnvironmentVariables"] == told, "docker is found, and nothing else of the shell is kept"
 
 
 def test_install_writes_and_remove_removes(

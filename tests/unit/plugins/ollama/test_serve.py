@@ -129,6 +129,14 @@ def test_a_container_that_pulls_what_this_machine_may_hold_says_so() -> None:
     assert findings(step(LIBRARY, runtime="native")) == []
 
 
+def test_a_container_that_sees_no_file_beside_a_modelfile_says_so() -> None:
+    mine = Given("mine", "model/ollama", pin=Pin("file:Modelfile", "sha256:1", "model/ollama"))
+    [found] = findings(step(mine))
+    assert found.level == "warning"
+    assert "no file beside it" in found.message
+    assert findings(step(mine, runtime="native")) == []
+
+
 @pytest.mark.parametrize(
     ("trainer", "like", "merger"),
     [
