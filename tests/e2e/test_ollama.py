@@ -157,7 +157,7 @@ def test_a_modelfile_of_the_user_may_name_a_file_beside_it(
     qwend: Qwend, ollama: tuple[str, State], tmp_path: Path
 ) -> None:
     url, state = ollama
-    qwend("run", "hub/fetch", "--from", "smoke:qwen2/gguf", "--out", "made")
+    qwend("run", "ollama/modelfile", "--from", "smoke:qwen2", "--out", "made")
     [gguf] = (qwend.folder / "made").glob("*.gguf")
     mine = qwend.folder / "mine"
     mine.mkdir()
@@ -182,7 +182,7 @@ def test_what_an_ollama_refuses_is_told_with_its_reason_and_how_to_mend_it(
     url, state = ollama
     recipe = qwend.folder / "refused.yaml"
     recipe.write_text(
-        'name: refused\nmodels: {base: "smoke:qwen2/gguf"}\nsteps:\n'
+        'name: refused\nmodels: {base: "smoke:qwen2"}\nsteps:\n'
         f'  chat: {{uses: ollama/serve, from: base, runtime: native, restart: no, with: {{url: "{url}"}}}}\n'
     )
 
