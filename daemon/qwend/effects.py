@@ -92,11 +92,17 @@ class Screen(msgspec.Struct, frozen=True):
 
 class Terminal(msgspec.Struct, frozen=True):
     """What a client runs on its own terminal, in the folder where its user is. `env` is complete, or comes on top of
-    the client's own (`inherit`)."""
+    the client's own (`inherit`). `secrets`: numbers of descriptors that the process is to have, and what it reads
+    there."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
     inherit: bool = False
+    secrets: tuple[tuple[int, str], ...] = ()
+
+    def __repr__(self) -> str:
+        """Without secrets: it may stand in a traceback."""
+        return f"Terminal({self.argv!r})"
 
 
 class Runtime(Protocol):

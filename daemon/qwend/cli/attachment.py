@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -61,10 +61,10 @@ def run(terminal: Json) -> int:
     import subprocess  # 10 ms, which no other command should pay
 
     env = {**os.environ, **terminal["env"]} if terminal["inherit"] else terminal["env"]
-    with _as_it_was(), _passing() as passing:
+    with _as_it_was(), _passing() as passing, _readable(terminal.get("secrets", ())) as given:
         try:
             # In the user's folder: what a chat is told to save is meant to lie there.
-            passing.child = subprocess.Popen(terminal["argv"], env=env)
+            passing.child = subprocess.Popen(terminal["argv"], env=env, pass_fds=given)
         except OSError as error:
             raise StepFailed(
                 f"{terminal['argv'][0]} cannot be started: {error.strerror}",
@@ -78,6 +78,41 @@ def run(terminal: Json) -> int:
     how = f"by signal {-code}" if code < 0 else f"with code {code}"
     click.echo(f"qwend: it ended {how}", err=True)
     return 1
+
+
+@contextmanager
+def _readable(secrets: Sequence[tuple[int, str]]) -> Iterator[tuple[int, ...]]:
+    """Secrets as open descriptors of these numbers, which no disk, argument or environment shows."""
+    opened = []
+    try:
+        for number, value in secrets:
+            fd = _memory(value.encode())
+            opened.append(os.dup2(fd, number))
+            os.close(fd)
+        yield tuple(opened)
+    finally:
+        for number in opened:
+            os.close(number)
+
+
+def _memory(data: bytes) -> int:
+    """A descriptor from which this is read: again and again on Linux, once elsewhere (where a pipe bounds it)."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("qwend")
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+    fd, end = os.pipe()
+    os.set_blocking(end, False)
+    try:
+        if data and os.write(end, data) != len(data):
+            os.close(fd)
+            raise StepFailed(
+                f"a secret of {len(data)} bytes is more than a pipe holds", code="secret-too-long"
+            )
+    finally:
+        os.close(end)
+    return fd
 
 
 class _Passing:

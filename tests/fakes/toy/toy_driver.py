@@ -133,6 +133,15 @@ def serve(args: argparse.Namespace) -> int:
     return 0
 
 
+def talk(args: argparse.Namespace) -> int:
+    if args.secret:
+        said("secret", len(Path(args.secret).read_text()))
+    said("talking", os.getpid())
+    for line in sys.stdin:
+        print(f"you said {line.strip()}", flush=True)
+    return 0
+
+
 def later(seconds: float, work: Callable[[], object]) -> None:
     timer = threading.Timer(seconds, work)
     timer.daemon = True
@@ -174,6 +183,8 @@ def main() -> int:
         one.add_argument(name, type=int, default=0)
     for name in ("--once", "--resume", "--odd-name"):
         one.add_argument(name, action="store_true")
+    three = verbs.add_parser("talk")
+    three.add_argument("--secret")
     two = verbs.add_parser("serve")
     two.add_argument("--host", default="127.0.0.1")
     two.add_argument("--port", type=int, required=True)
@@ -189,7 +200,7 @@ def main() -> int:
     for name in ("--fail", "--text", "--last", "--secret"):
         two.add_argument(name, default="")
     args = parser.parse_args()
-    return job(args) if args.verb == "job" else serve(args)
+    return {"job": job, "serve": serve, "talk": talk}[args.verb](args)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,29 @@ class Serve:
         )
 
 
+class TalkParams(Params):
+    secret: bool = flag("", False, description="say how long the secret api_key is")
+    heavy: bool = flag("", False, description="ask for the machine's heavy turn", fingerprint=False)
+
+
+class Talk(Make):
+    """Repeats what is typed."""
+
+    name: ClassVar[str] = "toy/talk"
+    kind: ClassVar[Literal["job", "service", "interactive"]] = "interactive"
+    summary: ClassVar[str] = "Repeat what is typed"
+    params: ClassVar[type[Params]] = TalkParams
+
+    def product(self, step: StepView) -> None:  # type: ignore[override]
+        return None
+
+    def launch(self, step: StepView, host: Host) -> Launch:
+        params: TalkParams = step.params
+        words: list[Word] = [ImageRef(""), DriverRef(_DRIVER.name), "talk"]
+        words += ["--secret", SecretRef("api_key")] if params.secret else []
+        return Launch(argv=tuple(words), files=(driver(_DRIVER),), resources=Resources(heavy=params.heavy))
+
+
 class ServeData(Serve):
     """The same, with inputs."""
 
@@ -226,4 +249,4 @@ def _flags(params: Params, skip: Iterable[str] = ()) -> list[Word]:
 
 @hookimpl
 def qwend_engines() -> list[Make | Serve]:
-    return [Make(), Job(), Serve(), ServeData(), ServeGpu(), MakeGpu()]
+    return [Make(), Job(), Talk(), Serve(), ServeData(), ServeGpu(), MakeGpu()]

@@ -81,7 +81,7 @@ async def test_what_the_step_needs_is_made_first_then_the_client_is_told_what_to
     runtime(house).end(runtime(house).marker("r/job"), code=0)
     await _eventually(lambda: client.terminal is not None)
     order = runtime(house).orders[-1]
-    assert client.terminal == {"argv": ("/bin/echo", "vt100"), "env": {}, "inherit": False}
+    assert client.terminal == {"argv": ("/bin/echo", "vt100"), "env": {}, "inherit": False, "secrets": ()}
     assert order.inputs == {"job": "/nowhere"} and os.path.isdir(order.scratch)
     assert [row.step for row in house.reconciler.rows("r")] == ["job"], "a row is for what is supervised"
     await client.leave()

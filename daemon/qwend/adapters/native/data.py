@@ -69,12 +69,12 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def secret_paths(names: Iterable[str]) -> dict[str, str]:
-    """Where a process finds its secrets: `/dev/fd/3` and on, in the order of their names.
+def secret_paths(names: Iterable[str], first: int = FIRST_SECRET) -> dict[str, str]:
+    """Where a process finds its secrets: `/dev/fd/3` and on (or another `first`), in the order of their names.
 
     On Linux each may be opened again and again, by the process and by what it forks; elsewhere once.
     """
-    return {name: f"/dev/fd/{FIRST_SECRET + n}" for n, name in enumerate(sorted(names))}
+    return {name: f"/dev/fd/{first + n}" for n, name in enumerate(sorted(names))}
 
 
 class Spawned(msgspec.Struct, frozen=True):

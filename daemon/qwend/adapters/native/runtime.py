@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from qwend.adapters.native.data import ExitRecord, Spawned, SpawnRequest, secret_paths
+from qwend.adapters.native.data import FIRST_SECRET, ExitRecord, Spawned, SpawnRequest, secret_paths
 from qwend.adapters.native.environment import environment
 from qwend.adapters.native.journal import JournalReader
 from qwend.adapters.native.listening import listens
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _LEFTOVERS_S = 2.0
 _AGAIN_S = 1.0
+_TERMINAL_SECRET = 64
+"""The first descriptor of an interactive step's secrets: above those that its client has open."""
 
 
 class NativeRuntime:
@@ -107,15 +109,12 @@ class NativeRuntime:
 
     async def attach(self, order: Order, screen: Screen) -> Terminal:
         """The process will be the client's own child: no marker, nothing of it is ours to end."""
-        if order.secrets:
-            raise StepFailed(
-                f"{order.identity.step} runs in the terminal, where a native process cannot be handed secrets",
-                code="no-secret-here",
-                hint="leave its secrets out, or take --runtime docker",
-            )
-        argv, env = await asyncio.to_thread(self._bound, order)
+        argv, env = await asyncio.to_thread(self._bound, order, _TERMINAL_SECRET)
         env["TERM"] = screen.term
-        return Terminal(argv, env)
+        secrets = tuple(
+            (_TERMINAL_SECRET + n, order.secrets[name]) for n, name in enumerate(sorted(order.secrets))
+        )
+        return Terminal(argv, env, secrets=secrets)
 
     async def detach(self, order: Order) -> None:
         """A native process ends with its client's terminal."""
@@ -186,7 +185,9 @@ class NativeRuntime:
             at=record.ended,
         )
 
-    def _bound(self, order: Order) -> tuple[tuple[str, ...], dict[str, str]]:
+    def _bound(
+        self, order: Order, first_secret: int = FIRST_SECRET
+    ) -> tuple[tuple[str, ...], dict[str, str]]:
         work = Path(order.work)
         drivers = work / "drivers"
         for folder in (drivers, Path(order.log).parent, Path(order.scratch or order.work)):
@@ -199,7 +200,7 @@ class NativeRuntime:
             output=order.output or str(work / "out"),
             scratch=order.scratch or str(work),
             drivers=str(drivers),
-            secrets=secret_paths(order.secrets),
+            secrets=secret_paths(order.secrets, first_secret),
             image=order.image.location,
             bind=order.host,
             port=order.port,

@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwend.adapters.native.runtime import NativeRuntime
+from qwend.cli.attachment import run
 from qwend.effects import Order, Realised, Screen
-from qwend.errors import StepFailed
-from qwend.model.launch import DriverRef, InputRef, Launch, LaunchFile
+from qwend.model.launch import DriverRef, InputRef, Launch, LaunchFile, SecretRef
 from qwend.model.service import Identity
 
 SCRIPT = 'read line; echo "$TERM heard $line in $(pwd), of $1"'
@@ -49,8 +51,21 @@ async def test_the_command_finds_its_driver_and_its_input_from_its_users_folder(
     assert not (tmp_path / "work" / "log").exists(), "what is said at a terminal is written nowhere"
 
 
-async def test_secrets_are_refused_with_a_way_out(tmp_path: Path) -> None:
+async def test_secrets_are_descriptors_that_no_argument_no_environment_and_no_file_shows(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = 'cat "$1" && echo , && cat "$2" "$1"'
+    launch = Launch(
+        ("sh", DriverRef("talk.sh"), SecretRef("b"), SecretRef("a")), files=(LaunchFile("talk.sh", script),)
+    )
     runtime = NativeRuntime(tmp_path / "home", "i")
-    with pytest.raises(StepFailed, match="secrets") as refused:
-        await runtime.attach(order(tmp_path, secrets={"key": "canary"}), Screen())
-    assert "docker" in (refused.value.hint or "") and "canary" not in str(refused.value)
+    terminal = await runtime.attach(
+        order(tmp_path, launch=launch, secrets={"a": "canary", "b": "bird\n"}), Screen()
+    )
+    assert "canary" not in repr(terminal) + repr(terminal.argv) + repr(terminal.env)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]  # noqa: ASYNC240 (a test has its loop to itself)
+    assert not [path for path in files if "canary" in path.read_text()]
+    assert run(msgspec.json.decode(msgspec.json.encode(terminal))) == 0
+    assert capfd.readouterr().out == "bird\n,\ncanarybird\n"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(terminal.secrets[0][0])
