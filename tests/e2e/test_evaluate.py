@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.e2e.conftest import Qwend
 
+from qwend_plugins.evaluate.tasks import DATA
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.native,
-    pytest.mark.engine("evaluate", "calibration", images=["llama-cpp", "datasets"]),
+    pytest.mark.engine("evaluate", "calibration", images=["llama-cpp", "datasets", "lm-eval"]),
 ]
 
 GATED = """\
@@ -190,3 +193,49 @@ steps:
     qwend("up", "--smoke", write(qwend, text))
     figures = qwend.json("inspect", "score")["artifact"]["metrics"]
     assert figures["local_acc"] in (0, 1 / 3, 2 / 3, 1)
+
+
+def lay(place: Path, config: str, *splits: str, rows: list[dict[str, Any]]) -> None:
+    """A data set as the hub keeps it: a README that names its configurations, and a file for each split."""
+    place.mkdir(parents=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files = ""
+    for split in splits:
+        (place / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        files += f"  - {{split: {split}, path: {split}.jsonl}}\n"
+    (place / "README.md").write_text(f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\n")
+
+
+@pytest.mark.slow
+def test_the_harness_own_tasks_run_offline_over_data_sets_that_are_there(qwend: Qwend) -> None:
+    """The definitions are those of the harness's package: they read their questions where the plan says they do."""
+    hub, four = qwend.folder / "questions", ["one", "two", "three", "four"]
+    lettered = dict(zip("ABCD", four, strict=True))
+    lay(hub / DATA["mmlu"], "abstract_algebra", "dev", "test",
+        rows=[{"question": "Two and one?", "choices": four, "answer": 2}])  # fmt: skip
+    lay(hub / DATA["ceval-valid"], "accountant", "dev", "val",
+        rows=[{"question": "哪个是三？", **lettered, "answer": "C"}])  # fmt: skip
+    lay(hub / DATA["cmmlu"], "agronomy", "dev", "test",
+        rows=[{"Question": "哪个是三？", **lettered, "Answer": "C"}])  # fmt: skip
+    lay(hub / DATA["gsm8k"], "main", "train", "test", rows=[{"question": "Two and one?", "answer": "#### 3"}])
+    text = """\
+version: 1
+name: harness
+models: {base: "smoke:qwen2"}
+datasets: {questions: {from: "file:questions", type: dataset/prompts}}
+steps:
+  score:
+    uses: evaluate/tasks
+    from: base
+    with:
+      tasks: [mmlu_abstract_algebra, ceval-valid_accountant, cmmlu_agronomy, gsm8k]
+      data: questions
+      num_fewshot: 0
+      max_gen_toks: 4
+      threads: 1
+"""
+    qwend("up", write(qwend, text))
+    figures = qwend.json("inspect", "score")["artifact"]["metrics"]
+    for name in ("mmlu_abstract_algebra_acc", "ceval_valid_accountant_acc", "cmmlu_agronomy_acc_norm"):
+        assert figures[name] in (0, 1)
+    assert figures["gsm8k_exact_match_strict_match"] == 0, "an untrained model does no sums"

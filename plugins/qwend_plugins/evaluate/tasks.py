@@ -38,6 +38,18 @@ _LIBRARIES = common.GIB + common.GIB // 2
 """Resident set with torch, transformers, datasets and scikit-learn imported (measured on Linux: 1.3 GiB)."""
 
 
+DATA = {
+    "mmlu": "cais/mmlu",
+    "ceval-valid": "ceval/ceval-exam",
+    "cmmlu": "haonan-li/cmmlu",
+    "gsm8k": "openai/gsm8k",
+}
+"""Where the harness's best known tasks have their questions, on Hugging Face (a test reads it out of its package)."""
+_LOADED = ("model/safetensors", "model/compressed-tensors", "model/gguf")
+_SERVED = ("model/awq", "model/gptq", "model/mlx")
+"""What the harness cannot load by itself, but may ask where it is served."""
+
+
 class TasksParams(MachineParams):
     """Parameters of evaluate/tasks, by lm_eval's own names."""
 
@@ -51,7 +63,8 @@ class TasksParams(MachineParams):
     )
     data: str | None = reference(
         "dataset/prompts", "dataset/sft", "dataset/text",
-        description="questions with answers, or a folder with task files (YAML) of the harness",
+        description="questions with answers, a folder with task files (YAML) of the harness, or one with the data sets "
+        "of its own tasks as the hub keeps them (openai/gsm8k/…)",
     )  # fmt: skip
     limit: int | None = flag("--limit", None, description="so many questions of each task", ge=1)
     num_fewshot: int | None = flag(
@@ -96,7 +109,7 @@ class Tasks:
         "Benchmark tasks by lm-evaluation-harness: MMLU, C-Eval, GSM8K, or questions of your own"
     )
     params: ClassVar[type[Params]] = TasksParams
-    accepts: ClassVar[tuple[str, ...]] = ("model/safetensors", "model/compressed-tensors", "model/gguf")
+    accepts: ClassVar[tuple[str, ...]] = (*_LOADED, *_SERVED)
     many: ClassVar[bool] = False
     flavours: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "apple")
 
@@ -109,6 +122,22 @@ class Tasks:
         if step.network == "none" and self._reaches_out(step):
             yield Finding(
                 "tasks that bring their data need the network", "network", "leave network: none out"
+            )
+        if model.type in _SERVED and params.base_url is None:
+            yield Finding(
+                f"{model.type} is not loaded here",
+                "with.base_url",
+                "serve it (vllm/serve) and give the URL of its /v1/completions",
+            )
+        if self._reaches_out(step):
+            told = [f"{task} from {DATA[task]}" for task in params.tasks if task in DATA]
+            rest = [task for task in params.tasks if task not in DATA and task != LOCAL]
+            told += [f"{', '.join(rest)} from where its task file says"] if rest else []
+            yield Finding(
+                f"fetches questions while it runs: {'; '.join(told)}",
+                "with.tasks",
+                "data: a folder that holds them already",
+                level="warning",
             )
         if model.type == "model/gguf" and params.base_url is None:
             yield Finding(
@@ -169,15 +198,17 @@ class Tasks:
                 LogHint(
                     r"OfflineModeIsEnabled|Couldn't reach '(?P<data>[^']+)'|ConnectionError",
                     "the task's data {data} cannot be reached",
-                    "a mirror: HF_ENDPOINT; or questions of your own: tasks: [local]",
+                    "a mirror: HF_ENDPOINT; or data: a folder with data sets as the hub keeps them; or questions of "
+                    "your own: tasks: [local]",
                 ),
             ),
         )
 
     def _reaches_out(self, step: StepView) -> bool:
-        """A task by name brings its data, unless a folder of task files says what it is."""
+        """A task by name fetches its data, unless they are given, or task files that say what it is."""
         params = _params(step)
-        return any(task != LOCAL for task in params.tasks) and params.data is None
+        given = params.data is not None and LOCAL not in params.tasks
+        return any(task != LOCAL for task in params.tasks) and not given
 
     def _resources(self, step: StepView, params: TasksParams) -> Resources:
         facts = step.inputs[0].facts

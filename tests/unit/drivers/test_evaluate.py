@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import stat
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +397,39 @@ def test_the_harness_names_become_names_of_figures() -> None:
     }
     assert run_tasks.scores(results) == [("gsm8k_exact_match_strict_match", 0.5)]
     assert run_tasks.scores({"local": {"acc,none": 1, "acc_norm,none": math.nan}}) == [("local_acc", 1.0)]
+
+
+def test_tasks_of_the_harness_take_their_data_from_a_folder_laid_out_as_a_hub(tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    assert not run_tasks.laid_out(tmp_path, ["local"])
+    with pytest.raises(EvalError, match="data holds no data sets for gsm8k"):
+        run_tasks.laid_out(tmp_path, ["gsm8k"])
+    (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
+    assert run_tasks.laid_out(tmp_path, ["gsm8k"])
+
+
+def test_a_served_model_is_asked_by_the_name_that_its_server_knows() -> None:
+    class Models(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"data": [{"id": "chat"}]}' if self.path == "/v1/models" else b"{}"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nobody reads it."""
+
+    with HTTPServer(("127.0.0.1", 0), Models) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            assert run_tasks.served(f"{url}/v1/completions") == "chat"
+            with pytest.raises(EvalError, match="tells no model"):
+                run_tasks.served(f"{url}/completions")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_gguf_in_parts_is_merged_before_tasks_read_it(tmp_path: Path) -> None:

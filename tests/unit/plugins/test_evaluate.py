@@ -106,6 +106,7 @@ def test_data_of_a_smoke_run_stands_for_different_texts() -> None:
         (Compare(), (F16, Q8), {"context": 65536}, "beyond what f16 was trained for (32768)"),
         (Speed(), (F16,), {"input_lengths": [40000]}, "beyond what f16 was trained for (32768)"),
         (Tasks(), (given("m", "model/safetensors"),), {"tasks": ["local"]}, "required for the task local"),
+        (Tasks(), (given("m", "model/awq"),), {"tasks": ["mmlu"]}, "model/awq is not loaded here"),
     ],
 )
 def test_what_cannot_be_measured_is_told_by_the_plan(
@@ -199,3 +200,15 @@ def test_tasks_reach_out_only_for_data_that_they_do_not_have() -> None:
     launch = Tasks().launch(local, CPU)
     assert not launch.network
     assert launch.env["HF_DATASETS_OFFLINE"] == "1"
+    assert not Tasks().launch(step(Tasks(), model, tasks=["gsm8k"], data="data_input"), CPU).network
+    assert Tasks().launch(step(Tasks(), model, tasks=["gsm8k", "local"], data="data_input"), CPU).network
+
+
+def test_the_plan_says_what_tasks_fetch_and_from_where() -> None:
+    asked = step(Tasks(), given("m", "model/safetensors"), tasks=["mmlu", "gsm8k", "arc_easy"])
+    (warning,) = Tasks().check(asked, CPU)
+    assert (warning.level, warning.key) == ("warning", "with.tasks")
+    assert warning.message == (
+        "fetches questions while it runs: mmlu from cais/mmlu; gsm8k from openai/gsm8k; arc_easy from where its task "
+        "file says"
+    )

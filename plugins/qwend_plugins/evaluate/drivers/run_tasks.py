@@ -4,7 +4,8 @@
 
 The task `local` is made of a data set: rows with `question`, `choices` (a list) and `answer` (an index or a letter) are
 scored by likelihood; rows with `question` and `answer` (text) by what the model writes. A folder that holds YAML files
-is a folder of task files, whose tasks are named by `--task`.
+is a folder of task files, whose tasks are named by `--task`. With tasks of the harness's own it is a folder of data
+sets as a hub keeps them (`openai/gsm8k/…`): a definition's `dataset_path` is looked for there first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import math
 import os
 import re
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +109,7 @@ def write_task(rows: list[dict[str, Any]], folder: Path, most: int) -> None:
 def model_words(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The harness's kind of model, and its arguments."""
     if args.base_url:
-        words = {"model": args.name, "base_url": args.base_url, "tokenizer": str(args.model)}
+        words = {"model": served(args.base_url), "base_url": args.base_url, "tokenizer": str(args.model)}
         return "local-completions", words | {"num_concurrent": 1, "tokenized_requests": False}
     dtype = "float32" if args.dtype == "auto" and args.device == "cpu" else args.dtype
     said: dict[str, Any] = {"pretrained": str(args.model), "dtype": dtype}
@@ -118,12 +121,39 @@ def model_words(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return "hf", said | {"trust_remote_code": args.trust_remote_code}
 
 
+def served(url: str) -> str:
+    """The name by which a server knows its model. Raises EvalError."""
+    place = f"{url.removesuffix('/completions')}/models"
+    try:
+        with urllib.request.urlopen(place, timeout=60) as answer:
+            name = json.load(answer)["data"][0]["id"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise EvalError(
+            f"{place} tells no model: {error}", "base_url is the URL of a running server's /v1/completions"
+        ) from None
+    return str(name)
+
+
+def laid_out(data: Path, tasks: list[str]) -> bool:
+    """Whether a folder holds data sets as a hub keeps them, for tasks of the harness's own."""
+    if not data.is_dir() or LOCAL in tasks:
+        return False
+    if any(path.is_dir() for path in data.glob("*/*")):
+        return True
+    raise EvalError(
+        f"data holds no data sets for {', '.join(tasks)}",
+        "lay them out as on the hub (data/openai/gsm8k/…), or leave data out to fetch them",
+    )
+
+
 def work(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     folder = None
     if args.data is not None and args.data.is_dir() and any(args.data.glob("*.y*ml")):
         folder = args.data
         os.chdir(folder)  # where task files look for their data
+    elif args.data is not None and laid_out(args.data, args.task):
+        os.chdir(args.data)
     elif args.data is not None:
         folder = args.out / "task"
         write_task(questions(args.data), folder, args.max_gen_toks)
