@@ -26,6 +26,7 @@ from qwend.plugin import (
     estimate,
     load_image,
 )
+from qwend_plugins.serving.batches import DRIVERS as SHARED
 
 DRIVERS = Path(__file__).parent / "drivers"
 GIB = 1024**3
@@ -46,8 +47,8 @@ BUILT = {"gguf": FLAVOURS, "torch": FLAVOURS, "mlx": ("cpu", "apple")}
 _ANYWHERE = ("ev_common.py", "ev_table.py", "ev_golden.py", "ev_talk.py")
 _OWN = {
     "gguf": ("ev_llama.py", "ev_server.py"),
-    "torch": ("ev_subject.py", "ev_windows.py", "ev_numbers.py", "ev_torch.py"),
-    "mlx": ("ev_subject.py", "ev_windows.py", "ev_numbers.py", "ev_mlx.py"),
+    "torch": ("ev_subject.py", "ev_windows.py", "ev_numbers.py", "ev_hf.py", "ev_torch.py", "hf_packed.py"),
+    "mlx": ("ev_subject.py", "ev_windows.py", "ev_numbers.py", "ev_hf.py", "ev_mlx.py"),
 }
 _LIBRARIES = {"gguf": GIB // 8, "torch": GIB, "mlx": GIB // 2}
 """Resident set before any weight."""
@@ -175,10 +176,14 @@ def launch(
         env=env,
         files=(
             names_file(models),
-            *(driver(DRIVERS / name) for name in ("measure.py", *_ANYWHERE, *_OWN[kind])),
+            *(driver(_place(name)) for name in ("measure.py", *_ANYWHERE, *_OWN[kind])),
         ),
         resources=_resources(step, models, kind, context, dtype, disk),
     )
+
+
+def _place(name: str) -> Path:
+    return (SHARED if name.startswith("hf_") else DRIVERS) / name
 
 
 def names_file(models: Iterable[Given]) -> LaunchFile:

@@ -28,6 +28,7 @@ _FILES = (
     "tf_batch.py",
     "hf_generate.py",
     "tf_load.py",
+    "hf_packed.py",
     "batch_rows.py",
     "batch_results.py",
     "openai_requests.py",

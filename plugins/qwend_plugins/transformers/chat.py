@@ -11,7 +11,14 @@ from pydantic import Field
 from qwend.plugin import DriverRef, Finding, Host, Image, ImageRef, Launch, Params, StepView, Word
 from qwend_plugins.transformers import common
 
-_FILES = ("tf_chat.py", "hf_generate.py", "tf_load.py", "openai_requests.py", "answer_text.py")
+_FILES = (
+    "tf_chat.py",
+    "hf_generate.py",
+    "tf_load.py",
+    "hf_packed.py",
+    "openai_requests.py",
+    "answer_text.py",
+)
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 

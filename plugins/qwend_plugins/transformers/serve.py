@@ -24,8 +24,8 @@ from qwend_plugins.serving import API_KEY, chat_probe, flags
 from qwend_plugins.transformers import common
 
 _FILES = (
-    "tf_serve.py", "tf_load.py", "openai_http.py", "openai_worker.py", "openai_shapes.py", "openai_requests.py",
-    "hf_generate.py", "answer_text.py",
+    "tf_serve.py", "tf_load.py", "hf_packed.py", "openai_http.py", "openai_worker.py", "openai_shapes.py",
+    "openai_requests.py", "hf_generate.py", "answer_text.py",
 )  # fmt: skip
 
 

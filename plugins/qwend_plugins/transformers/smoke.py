@@ -26,7 +26,7 @@ from qwend.plugin import (
 from qwend_plugins.serving import GIB, flags
 from qwend_plugins.transformers import common
 
-_FILES = ("tf_smoke.py", "tf_load.py")
+_FILES = ("tf_smoke.py", "tf_load.py", "hf_packed.py")
 _MOST_PARAMETERS = 500_000_000
 """As in the driver: what a minute on a CPU can change."""
 

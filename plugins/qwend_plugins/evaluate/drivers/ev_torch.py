@@ -6,18 +6,19 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ev_common import EvalError, Settings
-from ev_talk import clock, random_tokens
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from ev_hf import Checkpoint
+from hf_packed import exact
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 
-class TorchNet:
+class TorchNet(Checkpoint):
     """A loaded checkpoint. `dtype` auto: 32-bit floats on a CPU, the checkpoint's own on a card."""
 
     def __init__(self, name: str, place: Path, settings: Settings) -> None:
@@ -37,8 +38,9 @@ class TorchNet:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(place, **said)
             device_map = "auto" if self.device == "cuda" else {"": self.device}
+            known = exact(AutoConfig.from_pretrained(place, **said), self.device)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype, device_map=device_map, **said
+                place, config=known, dtype=dtype, device_map=device_map, **said
             )
         except Exception as error:  # whatever the libraries raise; all of it stands in the log
             traceback.print_exc()
@@ -46,56 +48,18 @@ class TorchNet:
         self.model.eval()
         self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
 
-    def tokens(self, text: str) -> list[int]:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            backend.encode_special_tokens = True  # words that look like special tokens are words
-        try:
-            return list(self.tokenizer(text, add_special_tokens=True)["input_ids"])
-        finally:
-            if backend is not None:
-                backend.encode_special_tokens = False
-
-    def begin(self) -> int | None:
-        begin = self.tokenizer.bos_token_id
-        return begin if begin is not None and self.tokens("a")[:1] == [begin] else None
-
     def logits(self, tokens: Sequence[int], last: int) -> Any:
         with torch.inference_mode():
             ids = torch.tensor([list(tokens)], device=self.model.device)
             out = self.model(input_ids=ids, use_cache=False, logits_to_keep=last).logits[0]
             return out.float().cpu().numpy()
 
-    def render(self, messages: list[dict[str, str]]) -> list[int]:
-        if not self.tokenizer.chat_template:
-            raise EvalError(f"{self.name} has no chat template", "template: none asks without one")
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def greedy(self, tokens: Sequence[int], most: int) -> list[int]:
+    def ends(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id
         stop = {ends} if isinstance(ends, int) else set(ends or ())
-        stop |= {self.tokenizer.eos_token_id} - {None}
-        found: list[int] = []
-        for token in self._written([list(tokens)], most):
-            if token[0] in stop:
-                break
-            found.append(token[0])
-        return found
+        return stop | {self.tokenizer.eos_token_id} - {None}
 
-    def words(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens)))
-
-    def timed(self, batch: int, length: int, generate: int) -> tuple[float, float]:
-        prompts = [random_tokens(length + index, self.vocabulary)[:length] for index in range(batch)]
-        begun = first = clock()
-        for index, _ in enumerate(self._written(prompts, generate + 1)):
-            if index == 0:
-                first = clock()
-        return first - begun, max(clock() - first, 1e-9)
-
-    def _written(self, prompts: list[list[int]], most: int) -> Any:
-        """The likeliest next tokens, one for each prompt, `most` times; prompts are of one length."""
+    def written(self, prompts: list[list[int]], most: int) -> Iterator[list[int]]:
         ids = torch.tensor(prompts, device=self.model.device)
         past = None
         for _ in range(most):

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_packed import exact
+
 
 class DriverError(Exception):
     """A known failure: one line for the user, a hint, an exit code."""
@@ -95,7 +97,7 @@ def load(args: argparse.Namespace) -> Loaded:
     report(progress={"phase": "load", "done": 0, "total": size, "unit": "B"})
     begun = time.monotonic()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -110,7 +112,8 @@ def load(args: argparse.Namespace) -> Loaded:
         said["attn_implementation"] = args.attn_implementation
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=remote, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(args.model, **said)
+        known = AutoConfig.from_pretrained(args.model, trust_remote_code=remote, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(args.model, config=exact(known, args.device), **said)
     except (ImportError, ValueError, OSError, KeyError) as error:
         raise _refused(error, config) from None
     if args.adapter:
