@@ -189,8 +189,9 @@ def _flavour(step: StepView, params: EngineParams) -> Iterator[Finding]:
             "with.swap_space",
             "kv_offloading_size: 8",
         )
-    if params.kv_offloading_size is not None and step.flavour == "cuda12":
-        yield Finding("the cuda12 build is too old for it", "with.kv_offloading_size", "swap_space: 8")
+    if step.flavour == "cuda12":
+        for name, hint in _too_new(params):
+            yield Finding("the cuda12 build (vLLM 0.10) is too old for it", f"with.{name}", hint)
     for name in ("gpu_memory_utilization", "kv_offloading_size", "cpu_offload_gb"):
         if step.flavour == "cpu" and getattr(params, name) is not None:
             yield Finding(
@@ -198,6 +199,21 @@ def _flavour(step: StepView, params: EngineParams) -> Iterator[Finding]:
             )
     if params.cpu_kvcache_space is not None and step.flavour != "cpu":
         yield Finding("this step runs on cards", "with.cpu_kvcache_space", "gpu_memory_utilization")
+
+
+def _too_new(params: EngineParams) -> Iterator[tuple[str, str]]:
+    """Parameters whose flag or value vLLM 0.10 does not know, and what does."""
+    if params.kv_offloading_size is not None:
+        yield "kv_offloading_size", "swap_space: 8"
+    if params.kv_cache_dtype == "bfloat16":
+        yield "kv_cache_dtype", "auto is the model's own"
+    if params.max_lora_rank == 1:
+        yield "max_lora_rank", "8 is its least"
+    if isinstance(params, ServeParams):
+        if params.chat_template_kwargs:
+            yield "chat_template_kwargs", "send them with each request, or bring a chat_template"
+        if params.nnodes > 1 and params.distributed_executor_backend != "ray":
+            yield "nnodes", "distributed_executor_backend: ray"
 
 
 def _nodes(params: ServeParams) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from types import ModuleType
 
 import pytest
 from vllm_serve import ADDRESS_IN_USE, hand_over, hold_port
-from vllm_start import DriverError
+from vllm_start import DriverError, parser_of
 
 
 @pytest.fixture
@@ -69,3 +70,11 @@ def test_a_vllm_that_makes_its_socket_elsewhere_finds_the_port_free(held: socket
     hand_over(held)
     with socket.socket() as its:
         its.bind(address)
+
+
+@pytest.mark.parametrize("place", ["vllm.utils", "vllm.utils.argparse_utils"])
+def test_the_parser_is_found_where_its_version_has_it(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in {"vllm", "vllm.utils", place}:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    vars(sys.modules[place])["FlexibleArgumentParser"] = argparse.ArgumentParser
+    assert parser_of("vllm").prog == "vllm"

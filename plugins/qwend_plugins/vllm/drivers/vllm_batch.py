@@ -21,7 +21,7 @@ from answer_text import Splitter
 from batch_results import Outcome, Results
 from batch_rows import BatchError, Row, read_rows, report
 from openai_requests import BadRequest, Sampling, read_chat, read_completion
-from vllm_start import DriverError, read_rank, room_for, run, short_sockets
+from vllm_start import DriverError, parser_of, read_rank, room_for, run, short_sockets
 
 UNDER_WAY = 1024
 """So many requests are given to the engine at once: it answers max_num_seqs of them at a time."""
@@ -61,11 +61,10 @@ class Engine:
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         report(progress={"phase": "load", "done": 0, "total": 1})
         from vllm.engine.arg_utils import EngineArgs
+        from vllm.engine.llm_engine import LLMEngine  # in 0.10 it chooses: its new engine runs on no V100
         from vllm.lora.request import LoRARequest
-        from vllm.utils.argparse_utils import FlexibleArgumentParser
-        from vllm.v1.engine.llm_engine import LLMEngine
 
-        parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="vllm"))
+        parser = EngineArgs.add_cli_args(parser_of("vllm"))
         self.engine = LLMEngine.from_engine_args(EngineArgs.from_cli_args(parser.parse_args(words)))
         self._lora = LoRARequest("adapter", 1, str(args.adapter)) if args.adapter else None
         self.tokenizer = self.engine.get_tokenizer()

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import vllm_guard
-from vllm_start import DriverError, run, short_sockets, with_ranks
+from vllm_start import DriverError, parser_of, run, short_sockets, with_ranks
 
 ADDRESS_IN_USE = 98
 
@@ -144,10 +144,9 @@ def vllm(words: list[str], held: socket.socket) -> None:
     """What the program `vllm` does with these words. The program itself asks for the metadata of a package `vllm`,
     which the CPU build lacks under that name."""
     from vllm.entrypoints.cli import serve as command
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as the program does
-    parser = FlexibleArgumentParser(prog="vllm")
+    parser = parser_of("vllm")
     commands = parser.add_subparsers(dest="subparser")
     known = command.cmd_init()
     for one in known:

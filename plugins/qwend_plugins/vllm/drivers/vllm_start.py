@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks that vLLM makes room for."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks for which every version makes room."""
 SOCKET_PATH, UUID = 103, 36
 """Bytes of a socket's path on any system, and of the name that vLLM gives to one."""
 
@@ -42,6 +42,15 @@ def run(program: str, work: Callable[[], None]) -> None:
         report(error={"message": str(error), "hint": error.hint})
         print(f"{program}: {error}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr, flush=True)
         sys.exit(error.code)
+
+
+def parser_of(program: str) -> Any:
+    """vLLM's own argument parser, which has moved (0.10 of the cuda12 build has it in another module)."""
+    try:
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+    except ModuleNotFoundError:
+        from vllm.utils import FlexibleArgumentParser
+    return FlexibleArgumentParser(prog=program)
 
 
 def short_sockets() -> None:
