@@ -99,7 +99,12 @@ def run(program: str, work: Callable[[], None]) -> None:
     except OSError as error:
         leave(program, str(error), "qwend store prune frees disk" if error.errno == 28 else "")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+        said = str(error).lower()  # of a card, and of torch's allocator for the machine
+        if (
+            isinstance(error, RuntimeError)
+            and "out of memory" not in said
+            and "can't allocate memory" not in said
+        ):
             raise
         leave(program, "there was not enough memory", "a shorter context, or a smaller model, needs less")
 

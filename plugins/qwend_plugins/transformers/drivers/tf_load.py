@@ -61,7 +61,12 @@ def run(program: str, work: Callable[[], None]) -> None:
     except MemoryError as error:
         leave(out_of_memory(error), program)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError" and "out of memory" not in str(error):
+        said = str(error)  # a card's words, or those of torch's allocator for the machine
+        if not (
+            type(error).__name__ == "OutOfMemoryError"
+            or "out of memory" in said
+            or "can't allocate memory" in said
+        ):
             raise
         leave(out_of_memory(error), program)
 
