@@ -75,9 +75,9 @@ def test_a_checkpoint_larger_than_the_memory_is_told_in_one_line(
         shutil.copy(file, drivers)
     model = huge(tiny("qwen2", "--format", "safetensors"), tmp_path / "huge")
     report = tmp_path / "report.jsonl"
-    words = ["--model", model, "--device", "cpu", "--dtype", "float32", "--name", "chat", "--port", "0"]
+    words = ["--model", str(model), "--device", "cpu", "--dtype", "float32", "--name", "chat", "--port", "0"]
     ended = subprocess.run(
-        [python, "-I", drivers / "tf_serve.py", *words],
+        [str(python), "-I", str(drivers / "tf_serve.py"), *words],
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "QWEND_REPORT": str(report)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM)),
         capture_output=True,

@@ -22,7 +22,9 @@ PATIENCE_S = 60.0
 class Endless:
     """An engine that gives `max_tokens` words, or one after the other until it is told to stop."""
 
-    context, vocabulary, most = 1_000_000, 1000, None
+    context = 1_000_000
+    vocabulary = 1000
+    most: int | None = None
 
     def __init__(self) -> None:
         self.ended: Queue[str] = Queue()

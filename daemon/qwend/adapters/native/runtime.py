@@ -9,7 +9,8 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from qwend.adapters.native.data import FIRST_SECRET, ExitRecord, Spawned, SpawnRequest, secret_paths
+from qwend.adapters.native.child import FIRST_SECRET
+from qwend.adapters.native.data import ExitRecord, Spawned, SpawnRequest, secret_paths
 from qwend.adapters.native.environment import environment
 from qwend.adapters.native.journal import JournalReader
 from qwend.adapters.native.listening import listens
