@@ -11,8 +11,8 @@ from tests.unit.plugins.vllm.test_serve import V100, errors, step, words
 
 import qwend_images
 
-FLAGS = set(Path(__file__).with_name("flags-0.10.0.txt").read_text().split())
-"""The flags of `vllm serve` 0.10.0, read out of its source: its wheel runs on cards alone."""
+FLAGS = set(Path(__file__).with_name("flags-0.10.1.1.txt").read_text().split())
+"""The flags of `vllm serve` 0.10.1.1, read out of its source: its wheel runs on cards alone."""
 NEWER = {"kv_offloading_size", "chat_template_kwargs", "nnodes"}
 """Parameters whose flags came later."""
 
@@ -25,7 +25,7 @@ def refused(asked: dict[str, Any]) -> set[str]:
 
 def test_the_flags_are_those_of_the_locked_version() -> None:
     lock = Path(qwend_images.__file__).with_name("vllm") / "cuda12.lock"
-    assert "\nvllm==0.10.0 " in lock.read_text(), "another version: read its flags anew"
+    assert "\nvllm==0.10.1.1 " in lock.read_text(), "another version: read its flags anew"
     assert {"--model", "--served-model-name", "--swap-space", "--hf-overrides"} <= FLAGS
 
 
