@@ -166,7 +166,7 @@ class Step(Strict):
         (), max_length=256, description="more arguments for the tool, as a list (in the fingerprint)"
     )
     network: Literal["none", "egress"] | None = Field(
-        None, description="none, or egress for a job that must reach out"
+        None, description="none, or egress for a step that must reach out"
     )
     health: Health | None = Field(None, description="how a service is watched")
     stop_grace: Duration = Field(10.0, description="time between SIGTERM and SIGKILL")

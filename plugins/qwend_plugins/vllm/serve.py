@@ -66,6 +66,7 @@ class Serve:
             if follows
             else chat_probe(step.name, deadline_s=900.0),
             hints=common.HINTS,
+            network=params.nnodes > 1,
             shm=common.shared_memory(step),
             port_taken_exit=98,
             api=None if follows else "openai",

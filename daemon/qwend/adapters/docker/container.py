@@ -15,6 +15,11 @@ from qwend.effects import Order
 NETWORK = "qwend"
 """The bridge of all steps that have a network. Containers on it reach out, but not one another."""
 
+CLOSED = "qwend-closed"
+"""The bridge of services that have none: they are reached by their published port, and nothing that they send gets an
+answer from beyond this machine, since their addresses are not translated. (An internal network would publish no ports.)
+"""
+
 PIDS = 4096
 TMP_BYTES = 1 << 30
 LOG_FILES = {"max-size": "8m", "max-file": "3"}
@@ -27,11 +32,13 @@ def container(
     """The body of `POST /containers/create`: a step that can do nothing but its work.
 
     No capabilities and no way to new ones, a read-only root, memory for temporary files, bounds on processes
-    and memory, no network unless declared, ports on the host's loopback only, no restart but ours.
+    and memory, no network unless declared (a service without is reached and reaches nobody), ports on the host's
+    loopback only, no restart but ours.
     `surroundings` is its environment before what the Launch sets.
     """
     argv, env = bind(order.launch, prepared.places)
-    networked = order.service or order.launch.network
+    network = network_of(order)
+    networked = network is not None
     environment = {**surroundings, **env}
     port = f"{order.port}/tcp" if order.port is not None and networked else None
     published = {"HostIp": _address(order.host), "HostPort": str(order.port)}
@@ -46,7 +53,7 @@ def container(
         "IpcMode": "private",
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,exec,mode=1777,size={TMP_BYTES}"},
         "Mounts": [mount.as_json() for mount in prepared.mounts],
-        "NetworkMode": NETWORK if networked else "none",
+        "NetworkMode": network or "none",
         "PortBindings": {port: [published]} if port else {},
         "LogConfig": {"Type": "json-file", "Config": dict(LOG_FILES)},
         "OomScoreAdj": 500,  # where the whole machine runs out of memory, steps go before the daemon
@@ -58,6 +65,10 @@ def container(
         host["PidsLimit"] = PIDS
         if order.memory is not None:
             host["Memory"] = host["MemorySwap"] = order.memory  # equal: no swap on top
+    if network == CLOSED:
+        host["Dns"] = [
+            "127.0.0.1"
+        ]  # nobody there: a name is refused at once, in place of a wait for an answer
     if order.launch.shm is not None:
         host["ShmSize"] = order.launch.shm
     if order.gpus:
@@ -84,6 +95,13 @@ def container(
         "NetworkDisabled": not networked,
         "HostConfig": host,
     }
+
+
+def network_of(order: Order) -> str | None:
+    """The network that the container of a step is on; None: it has no more than a loopback of its own."""
+    if order.launch.network:
+        return NETWORK
+    return CLOSED if order.service else None
 
 
 def _address(host: str) -> str:

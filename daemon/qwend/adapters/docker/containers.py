@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from qwend.adapters.docker.connection import Change, Connection, Engine, Refused
-from qwend.adapters.docker.container import NETWORK
+from qwend.adapters.docker.container import CLOSED
 from qwend.adapters.docker.exits import LIVING
 from qwend.adapters.docker.identity import INSTANCE, MARKER, TERMINAL
 
@@ -21,7 +21,7 @@ class Containers:
         self.instance = instance
         self.connection = connection
         self._engine: Engine | None = None
-        self._network = False
+        self._networks: set[str] = set()
 
     async def engine(self) -> Engine:
         """What the engine is; asked once."""
@@ -115,23 +115,26 @@ class Containers:
             await asyncio.sleep(min(pause, left))
             pause = min(pause * 2, 0.25)
 
-    async def ensure_network(self) -> None:
-        """The bridge of the steps that have a network; on it they do not reach one another."""
-        if self._network:
+    async def ensure_network(self, name: str) -> None:
+        """A bridge for steps; on it they do not reach one another."""
+        if name in self._networks:
             return
+        options = {"com.docker.network.bridge.enable_icc": "false"}
+        if name == CLOSED:
+            options["com.docker.network.bridge.enable_ip_masquerade"] = "false"
 
         def ensure(client: Any) -> None:
-            if not any(network["Name"] == NETWORK for network in client.networks(names=[NETWORK])):
+            if not any(network["Name"] == name for network in client.networks(names=[name])):
                 client.create_network(
-                    NETWORK,
+                    name,
                     driver="bridge",
                     check_duplicate=True,
-                    options={"com.docker.network.bridge.enable_icc": "false"},
+                    options=options,
                     labels={"org.qwend.network": "steps"},
                 )
 
         await self._tolerant(ensure)  # in conflict: another daemon made it at the same moment
-        self._network = True
+        self._networks.add(name)
 
     def changes(self) -> AsyncIterator[Change]:
         """What happens to them, without end (`Connection.changes`)."""

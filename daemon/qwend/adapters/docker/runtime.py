@@ -11,7 +11,7 @@ from typing import Any
 
 from qwend.adapters.docker import mounts
 from qwend.adapters.docker.connection import Connection, Refused
-from qwend.adapters.docker.container import container
+from qwend.adapters.docker.container import container, network_of
 from qwend.adapters.docker.containers import Containers
 from qwend.adapters.docker.environment import environment
 from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of, not_started
@@ -207,8 +207,8 @@ class DockerRuntime:
         engine = await self._containers.engine()
         user = await user_of(self._containers, order.image.location, engine)
         prepared = await asyncio.to_thread(mounts.prepare, order, user, self._secrets, self._ca)
-        if order.service or order.launch.network:
-            await self._containers.ensure_network()
+        if (network := network_of(order)) is not None:
+            await self._containers.ensure_network(network)
         surroundings = environment(order, self._settings_env, os.environ, self._ca is not None)
         return container(order, prepared, user, engine, surroundings), prepared.owned
 

@@ -72,6 +72,18 @@ def test_a_service_is_published_where_the_order_says_and_nowhere_else(
     assert body["Entrypoint"] == ["serve", "--host", "0.0.0.0", "--port", "18080"]
 
 
+def test_a_service_that_declares_no_network_is_on_the_bridge_that_leads_nowhere(
+    make_order: MakeOrder, tmp_path: Path
+) -> None:
+    closed = asked(make_order("serve", service=True, port=18080), tmp_path)["HostConfig"]
+    assert (closed["NetworkMode"], closed["Dns"]) == ("qwend-closed", ["127.0.0.1"])
+    launch = Launch(argv=("serve",), network=True)
+    opened = asked(make_order(launch=launch, service=True, port=18080), tmp_path)["HostConfig"]
+    assert opened["NetworkMode"] == "qwend"
+    assert "Dns" not in opened
+    assert [bool(host["PortBindings"]) for host in (closed, opened)] == [True, True]
+
+
 def test_an_engine_without_limits_is_not_asked_for_them(make_order: MakeOrder, tmp_path: Path) -> None:
     bare = Engine(version="4", rootless=True, podman=True, gpus=False, limits=False)
     host = asked(make_order("true", memory=1 << 30), tmp_path, bare)["HostConfig"]

@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,67 @@ async def test_a_service_answers_on_the_loopback_port_that_the_engine_holds_for_
     assert not await runtime.listens(handle, port)
 
 
+CALLER = r"""
+use IO::Socket::INET;
+my ($port, $address, $patience) = @ARGV;
+my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => "0.0.0.0:$port", ReuseAddr => 1) or die $!;
+while (my $caller = $s->accept) {
+    my $out = IO::Socket::INET->new(PeerAddr => $address, PeerPort => 9, Timeout => $patience);
+    my $word = $out ? readline($out) : "nothing\n";
+    print $caller $word;
+    close $caller;
+}
+"""
+"""Says to whoever calls what it hears from another machine."""
+
+
+@pytest.fixture
+def beyond() -> Iterator[str]:
+    """The address of another machine: a network namespace behind a cable, in which somebody answers on port 9. It
+    knows a way back to this machine and to no container."""
+    if os.getuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("a second machine is a network namespace: needs root and iproute2")
+    name, number = f"qw{os.getpid()}", os.getpid() % 16384 * 4  # a /30 of 198.18.0.0/16 of one's own
+    near, far = (f"198.18.{number >> 8}.{(number & 255) + end}" for end in (1, 2))
+    answer = "s = __import__('socket').create_server(('0.0.0.0', 9))\nprint(flush=True)\n"
+    answer += "while True:\n    c, _ = s.accept()\n    c.sendall(b'beyond\\n')\n    c.close()"
+    for command in (
+        f"ip netns add {name}",
+        f"ip link add {name}a type veth peer name {name}b netns {name}",
+        f"ip address add {near}/30 dev {name}a",
+        f"ip link set {name}a up",
+        f"ip -n {name} address add {far}/30 dev {name}b",
+        f"ip -n {name} link set {name}b up",
+    ):
+        subprocess.run(command.split(), check=True)
+    there = subprocess.Popen(
+        ["ip", "netns", "exec", name, sys.executable, "-c", answer], stdout=subprocess.PIPE
+    )
+    try:
+        assert there.stdout is not None
+        assert there.stdout.readline() == b"\n"
+        yield far
+    finally:
+        there.kill()
+        there.communicate()
+        subprocess.run(["ip", "link", "delete", f"{name}a"], check=True)
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+async def test_a_service_without_network_is_reached_and_reaches_nobody_beyond_this_machine(
+    runtime: DockerRuntime, make_order: MakeOrder, base: str, beyond: str
+) -> None:
+    heard = {}
+    for network, patience in ((True, 60), (False, 3)):
+        port = _free_port()
+        launch = Launch(argv=("perl", "-e", CALLER, str(port), beyond, str(patience)), network=network)
+        order = make_order(launch=launch, image=base, port=port, service=True, step=f"s{network}".lower())
+        handle = await runtime.start(order)
+        heard[network] = await _answer(port)
+        await runtime.stop(handle, 0.1)
+    assert heard == {True: b"beyond\n", False: b"nothing\n"}
+
+
 async def test_a_taken_port_is_told_as_that(runtime: DockerRuntime, make_order: MakeOrder, base: str) -> None:
     with socket.socket() as stranger:
         stranger.bind(("127.0.0.1", 0))
@@ -379,7 +441,7 @@ def _free_port() -> int:
 
 
 async def _answer(port: int) -> bytes:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
