@@ -11,6 +11,7 @@ from typing import Any
 from qwend.plugin import (
     Finding,
     Given,
+    Host,
     Image,
     LaunchFile,
     LogHint,
@@ -27,6 +28,7 @@ HERE = Path(__file__).parent
 DRIVERS = HERE / "drivers"
 FLAVOURS = ("cpu", "cuda", "cuda12")
 GIB = 1024**3
+_AMPERE = (8, 0)
 
 KNOWN: Mapping[str, Any] = json.loads((HERE / "known.json").read_text(encoding="utf-8"))
 """What the parser of the locked LLaMA-Factory knows: `templates`, arguments of `infer`, and those of `train` besides.
@@ -54,8 +56,31 @@ HINTS = (
 
 
 def image(step: StepView) -> Image:
-    """The image in the step's flavour."""
-    return load_image("qwend_images:llama-factory", step.flavour)
+    """The image in the step's flavour; with FlashAttention compiled for it where the recipe says fa2."""
+    flash = getattr(step.params, "flash_attn", None) == "fa2" and step.flavour == "cuda"
+    return load_image(
+        "qwend_images:llama-factory-flash" if flash else "qwend_images:llama-factory", step.flavour
+    )
+
+
+def flash_findings(step: StepView, host: Host) -> Iterator[Finding]:
+    """Where the FlashAttention that is asked for cannot be had. On a CPU the engine leaves it out and warns."""
+    asked = getattr(step.params, "flash_attn", None)
+    if asked not in ("fa2", "fa3") or step.flavour == "cpu":
+        return
+    old = [gpu for gpu in host.gpus if gpu.capability is not None and gpu.capability < _AMPERE]
+    if asked == "fa3":
+        yield Finding("there is no build with FlashAttention 3", "with.flash_attn", "fa2, or sdpa")
+    elif step.flavour != "cuda":
+        text = f"FlashAttention is compiled by CUDA 13's nvcc, and this step runs on {step.flavour}"
+        yield Finding(text, "with.flash_attn", "sdpa, which every card serves")
+    elif old:
+        major, minor = old[0].capability or (0, 0)
+        yield Finding(
+            f"FlashAttention needs compute capability 8.0, and gpu {old[0].index} ({old[0].name}) has {major}.{minor}",
+            "with.flash_attn",
+            "sdpa, which every card serves",
+        )
 
 
 def environment() -> dict[str, Word]:

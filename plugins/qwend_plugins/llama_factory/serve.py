@@ -76,7 +76,9 @@ class InferParams(Params):
         "quantization_bit", None, description="weights in 4 or 8 bit (bitsandbytes, CUDA)"
     )
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = flag(
-        "flash_attn", "auto", description="attention; fa2 and fa3 need their package in the image"
+        "flash_attn",
+        "auto",
+        description="attention; fa2 takes an image with FlashAttention compiled, from compute capability 8.0",
     )
     arguments: dict[str, Any] = Field(
         {}, description="any other argument of LLaMA-Factory, checked against its parser"
@@ -118,6 +120,7 @@ class _Infer:
                 yield Finding(f"{field} is for an adapter", f"with.{field}")
         if params.quantization_bit and step.flavour == "cpu":
             yield Finding("bitsandbytes needs a card", "with.quantization_bit")
+        yield from common.flash_findings(step, host)
         if given.facts.extra.get("stage") == "rm":
             yield Finding(f"{given.name} is a reward model: it answers nothing", "from")
         yield from common.template_findings(params.template, model)

@@ -119,6 +119,7 @@ def _methods(params: TrainParams) -> Iterator[Finding]:
 
 
 def _device(step: StepView, params: TrainParams, host: Host) -> Iterator[Finding]:
+    yield from common.flash_findings(step, host)
     if step.flavour != "cpu":
         old = [gpu.name for gpu in host.gpus if gpu.capability is not None and gpu.capability < (8, 0)]
         if old and (params.bf16 or params.pure_bf16):

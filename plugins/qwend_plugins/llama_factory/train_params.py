@@ -150,7 +150,9 @@ class TrainParams(Params):
     fp16: bool = flag("fp16", False, description="compute in float16 (older cards)")
     pure_bf16: bool = flag("pure_bf16", False, description="weights and optimiser in bfloat16 too (CUDA)")
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = flag(
-        "flash_attn", "auto", description="attention; fa2 and fa3 need their package in the image"
+        "flash_attn",
+        "auto",
+        description="attention; fa2 takes an image with FlashAttention compiled, from compute capability 8.0",
     )
     disable_gradient_checkpointing: bool = flag(
         "disable_gradient_checkpointing", False, description="keep activations: faster, much more memory"

@@ -191,6 +191,24 @@ async def test_a_source_is_fetched_checked_and_unpacked_without_its_top_folder(b
     assert (bench.home / "images/.sources" / digest / "tiny_source-1.0.tar.gz").is_file()
 
 
+@pytest.mark.parametrize(("version", "differences"), [("1.0", 0), ("1.1", 1)])
+async def test_a_source_that_the_build_installs_as_a_package_is_held_to_its_pin(
+    bench: Bench, version: str, differences: int
+) -> None:
+    digest = make_sdist(bench.wheels, "tiny_source", {"a": "a"})
+    script = f"""
+        site=$("$PREFIX/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+        mkdir "$site/tiny_source-{version}.dist-info"
+        printf 'Metadata-Version: 2.1\\nName: tiny_source\\nVersion: {version}\\n' \
+            >"$site/tiny_source-{version}.dist-info/METADATA"
+    """
+    spec = bench.image(
+        source=("tiny_source", digest), build_pins={"pip": pip_wheel(bench.wheels)}, build=script
+    )
+    await bench.realise(spec)
+    assert len(await bench.builder().verify(spec)) == differences
+
+
 async def test_a_source_with_another_hash_is_refused_with_both_digests(bench: Bench) -> None:
     got = make_sdist(bench.wheels, "tiny_source", {"a": "a"})
     spec = bench.image(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwend.adapters.docker.connection import Connection
-from qwend.adapters.locks import read_lock
+from qwend.adapters.locks import canonical, read_lock
 from qwend.errors import StepFailed
 from qwend.model.image import ImageSpec, chosen_flavour
 from qwend.model.image_file import read_image_file
@@ -20,8 +20,10 @@ async def differences(connection: Connection, image: str, spec: ImageSpec) -> li
     """How the image differs from its lock and from the record in it, one sentence each."""
     seen = await connection.call(lambda client: _look(client, image))
     folder = Path(spec.folder)
-    locked: dict[str, set[str]] = {}
-    for pin in read_lock(folder / chosen_flavour(read_image_file(folder), spec.flavour).lock):
+    image_file = read_image_file(folder)
+    # A source that build.sh installs as a package is pinned in image.toml.
+    locked: dict[str, set[str]] = {canonical(one.package): {one.version} for one in image_file.sources}
+    for pin in read_lock(folder / chosen_flavour(image_file, spec.flavour).lock):
         locked.setdefault(pin.name, set()).add(pin.version)
     return compare(seen, locked, spec.digest)
 

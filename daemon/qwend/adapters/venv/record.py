@@ -98,8 +98,10 @@ def differences(prefix: Path, spec: ImageSpec) -> list[str]:
     if record.digest != spec.digest:
         return [f"it was made from lock digest {record.digest}, the image now has {spec.digest}"]
     folder = Path(spec.folder)
-    flavour = chosen_flavour(read_image_file(folder), spec.flavour)
-    locked: dict[str, set[str]] = {}
+    image = read_image_file(folder)
+    flavour = chosen_flavour(image, spec.flavour)
+    # A source that build.sh installs as a package is pinned in image.toml.
+    locked: dict[str, set[str]] = {canonical(one.package): {one.version} for one in image.sources}
     for pin in read_lock(folder / flavour.lock):
         locked.setdefault(pin.name, set()).add(pin.version)
     overlaid = {str(prefix / relative) for relative in record.files}

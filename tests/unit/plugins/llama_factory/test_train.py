@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from tests.unit.plugins.llama_factory.kit import ENGINE, THE_SCRIPT, adapter, data, model, step
 
-from qwend.plugin import Facts, Given, Gpu, Host, Join, Launch, StepView
+from qwend.plugin import Facts, Given, Gpu, Host, ImageSpec, Join, Launch, StepView
 from qwend.plugin.launches import dangling
 from qwend.plugin.samples import FACTS, HOSTS
 
@@ -139,6 +139,26 @@ def test_a_cpu_leaves_out_what_needs_a_card_and_says_so() -> None:
     assert found["use_cpu"] is True and found["flash_attn"] == "auto" and found["bf16"] is False
     assert not {"quantization_bit", "deepspeed", "fp16"} & found.keys()
     assert "FORCE_TORCHRUN" not in launch(view).env
+
+
+def test_flash_attention_is_an_image_of_its_own_or_an_error_that_says_why_not() -> None:
+    asked = step({"flash_attn": "fa2"}, flavour="cuda", gpus=1)
+    assert errors(asked, HOSTS["cuda"]) == []
+    assert arguments(asked, HOSTS["cuda"])["flash_attn"] == "fa2"
+    images = [ENGINE.image(one, HOSTS["cuda"]) for one in (asked, step(flavour="cuda", gpus=1))]
+    assert [image.name for image in images] == ["llama-factory-flash", "llama-factory"]
+    assert [isinstance(image, ImageSpec) and image.compiles for image in images] == [True, False]
+
+    volta = errors(step({"flash_attn": "fa2"}, flavour="cuda12", gpus=1), HOSTS["cuda12"])
+    assert volta == [
+        "with.flash_attn: FlashAttention is compiled by CUDA 13's nvcc, and this step runs on cuda12"
+    ]
+    turing = msgspec.structs.replace(HOSTS["cuda"], gpus=(Gpu(0, "GPU-0", "T4", 1 << 34, None, (7, 5)),))
+    assert errors(asked, turing) == [
+        "with.flash_attn: FlashAttention needs compute capability 8.0, and gpu 0 (T4) has 7.5"
+    ]
+    third = step({"flash_attn": "fa3"}, flavour="cuda", gpus=1)
+    assert errors(third, HOSTS["cuda"]) == ["with.flash_attn: there is no build with FlashAttention 3"]
 
 
 def test_frozen_layers_train_in_mixed_precision_on_a_cpu_too() -> None:
