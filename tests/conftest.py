@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import platform
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from functools import cache
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun with a shell's `&`: what the tests start would ignore Ctrl-C as well, and it is the matter of some.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @cache

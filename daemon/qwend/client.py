@@ -161,7 +161,13 @@ def _gone(error: Exception) -> Unreachable:
 
 def _reported(status: int, what: str, body: bytes) -> QwendError:
     try:
-        return QwendError.from_dict(json.loads(body)["error"])
+        error = QwendError.from_dict(json.loads(body)["error"])
+        if error.code == "no-such-route":
+            error.hint = (
+                "the daemon began before qwend was renewed: `qwend daemon stop`, and the next command starts it anew; "
+                "services live on"
+            )
+        return error
     except (ValueError, KeyError, TypeError):
         return QwendError(f"the daemon answered {status} to {what}", code=f"http-{status}")
 

@@ -46,6 +46,12 @@ def test_a_reported_error_is_raised_as_what_it_is(
     assert caught.value.lines() == ["port 1 is taken (by x)"]
 
 
+def test_a_daemon_from_before_an_update_is_named_as_the_cause(client: Client) -> None:
+    with pytest.raises(QwendError, match="no route") as caught:
+        client.get("/v1/of-tomorrow")
+    assert "`qwend daemon stop`, and the next command starts it anew" in str(caught.value.hint)
+
+
 def test_lines_of_a_stream_may_be_cut_anywhere(daemon: FakeDaemon, client: Client) -> None:
     daemon.streams("GET", "/v1/events", b'{"seq"', b': 1}\n{"seq": 2}', b'\n\n{"seq": 3}')
     assert [item["seq"] for item in client.stream("GET", "/v1/events")] == [1, 2, 3]
