@@ -247,8 +247,10 @@ def beyond() -> Iterator[str]:
     near, far = (f"198.18.{number >> 8}.{(number & 255) + end}" for end in (1, 2))
     answer = "s = __import__('socket').create_server(('0.0.0.0', 9))\nprint(flush=True)\n"
     answer += "while True:\n    c, _ = s.accept()\n    c.sendall(b'beyond\\n')\n    c.close()"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"a second machine is a network namespace, and none is to be had: {made.stderr.strip()}")
     for command in (
-        f"ip netns add {name}",
         f"ip link add {name}a type veth peer name {name}b netns {name}",
         f"ip address add {near}/30 dev {name}a",
         f"ip link set {name}a up",
