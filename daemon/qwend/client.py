@@ -7,6 +7,7 @@ that runs, starting one if none does.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -98,7 +99,9 @@ class _Exchange:
             self._socket.settimeout(CONNECT_TIMEOUT_S)
             self._socket.connect(self._path)
             self._socket.settimeout(self._timeout_s)
-            self._socket.sendall(head.encode() + payload)
+            # Who is refused in the middle of what it says finds the reason in the answer.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._socket.sendall(head.encode() + payload)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise Unreachable(
                 "no daemon runs", code="no-daemon", hint="start it with `qwend daemon start`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -118,6 +119,30 @@ def test_a_daemon_that_says_nothing_is_not_waited_for_for_ever(daemon: FakeDaemo
     with pytest.raises(Unreachable, match="does not answer"):
         Client(paths.socket(daemon.home), timeout_s=0.05).get("/v1/doctor")
     gate.set()
+
+
+def test_who_is_refused_in_the_middle_of_a_request_reads_why(home: Path) -> None:
+    body = json.dumps({"error": UsageError("the request is too large", code="too-large").to_dict()}).encode()
+    head = f"HTTP/1.1 400 Bad Request\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    path = paths.socket(str(home))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen(1)
+
+        def refuse() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(1024)
+                peer.sendall(head + body)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with pytest.raises(UsageError) as caught:  # more than any socket's buffer takes
+            Client(path).post("/v1/plan", {"text": "x" * (32 << 20)})
+        thread.join()
+    os.unlink(path)
+    assert caught.value.code == "too-large"
 
 
 def test_what_is_no_json_is_said_plainly(daemon: FakeDaemon, client: Client) -> None:
