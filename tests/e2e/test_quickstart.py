@@ -59,7 +59,7 @@ def test_quickstart_serves_a_stand_in_loudly_and_its_curl_line_works_as_pasted(o
     again = offline.try_("up", QUICKSTART)
     url = offline.row("chat")["url"]
     assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout == f"quickstart: nothing to do; chat at {url}\n"
+    assert again.stdout == f"quickstart: nothing to do; chat at {url}\n{notice}\n"
 
     assert "nothing was running" not in offline("down", QUICKSTART)
     assert offline.row("chat")["state"] == "stopped"
