@@ -183,7 +183,10 @@ def test_environment_that_qwend_sets_itself_is_refused() -> None:
     assert "env.QWEND_REPORT: qwend sets this itself" in line
 
 
-@pytest.mark.parametrize("key", ["trust_remote_code: true", "allow_pickle: true", "network: none"])
+@pytest.mark.parametrize(
+    "key",
+    ["network: egress, trust_remote_code: true", "network: egress, allow_pickle: true", "network: none"],
+)
 def test_code_that_came_with_a_model_runs_without_network(key: str) -> None:
     text = CHAIN.replace("uses: toy/convert,", f"uses: toy/convert, {key},")
     launch = steps(compiled(text))["f16"].launch
