@@ -23,6 +23,8 @@ async def lacking(connection: Connection, base: Base) -> str | None:
     """
     if not await _has_buildx():
         return "it has no buildx"
+    if (await connection.engine()).podman:
+        return "Podman has no BuildKit, which makes images"
     if base.reference is not None:
         return None
     if await inspect_image(connection, context.BASE) is not None:

@@ -24,8 +24,10 @@ from typing import Any
 import docker
 import pytest
 
+from qwend.adapters.docker import readiness
 from qwend.adapters.docker.address import Address, find_address, require_listener
-from qwend.adapters.docker.connection import Connection
+from qwend.adapters.docker.connection import Connection, Engine
+from qwend.adapters.docker.construction import Base
 from qwend.adapters.docker.runtime import DockerRuntime
 from qwend.errors import Unreachable, UsageError
 
@@ -205,3 +207,23 @@ async def test_an_engine_that_is_killed_and_comes_back_is_reconciled_by_label(
             await asyncio.sleep(0.05)
     await runtime.stop(handles[0], 0.1)
     await runtime.close()
+
+
+async def test_an_engine_that_cannot_make_images_is_told_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def there() -> bool:
+        return True
+
+    class Known(Connection):
+        def __init__(self, podman: bool) -> None:
+            super().__init__({})
+            self._podman = podman
+
+        async def engine(self) -> Engine:
+            return Engine(version="4.3.1", rootless=False, podman=self._podman, gpus=False, limits=True)
+
+    monkeypatch.setattr(readiness, "_has_buildx", there)
+    own = Base("qwend-base:bookworm", None)
+    assert await readiness.lacking(Known(podman=True), own) == "Podman has no BuildKit, which makes images"
+    assert await readiness.lacking(Known(podman=False), own) is None
