@@ -55,12 +55,12 @@ HINTS = (
 )
 
 
-def image(step: StepView) -> Image:
-    """The image in the step's flavour; with FlashAttention compiled for it where the recipe says fa2."""
+def image(step: StepView, stage: str = "") -> Image:
+    """The image in the step's flavour; for ppo the one with the trl that it is written for, else with FlashAttention
+    compiled for it where the recipe says fa2."""
     flash = getattr(step.params, "flash_attn", None) == "fa2" and step.flavour == "cuda"
-    return load_image(
-        "qwend_images:llama-factory-flash" if flash else "qwend_images:llama-factory", step.flavour
-    )
+    name = "llama-factory-ppo" if stage == "ppo" else "llama-factory-flash" if flash else "llama-factory"
+    return load_image(f"qwend_images:{name}", step.flavour)
 
 
 def flash_findings(step: StepView, host: Host) -> Iterator[Finding]:
@@ -71,6 +71,8 @@ def flash_findings(step: StepView, host: Host) -> Iterator[Finding]:
     old = [gpu for gpu in host.gpus if gpu.capability is not None and gpu.capability < _AMPERE]
     if asked == "fa3":
         yield Finding("there is no build with FlashAttention 3", "with.flash_attn", "fa2, or sdpa")
+    elif getattr(step.params, "stage", None) == "ppo":
+        yield Finding("the build for ppo has no FlashAttention", "with.flash_attn", "sdpa")
     elif step.flavour != "cuda":
         text = f"FlashAttention is compiled by CUDA 13's nvcc, and this step runs on {step.flavour}"
         yield Finding(text, "with.flash_attn", "sdpa, which every card serves")

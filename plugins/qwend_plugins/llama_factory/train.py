@@ -44,6 +44,7 @@ _DRIVERS = (
     "lf_files",
     "lf_rows",
     "lf_data",
+    "lf_stages",
     "lf_checkpoints",
     "lf_tensors",
     "lf_watch",
@@ -82,7 +83,7 @@ class Train:
         return Product("adapter/lora", Facts(base=name, bytes=size, template=template, extra=extra))
 
     def image(self, step: StepView, host: Host) -> Image:
-        return common.image(step)
+        return common.image(step, _params(step).stage)
 
     def launch(self, step: StepView, host: Host) -> Launch:
         params, given = _params(step), step.inputs[0]
@@ -188,6 +189,8 @@ def _environment(step: StepView) -> dict[str, Word]:
     """What torchrun and LLaMA-Factory read there; their names are the field's own."""
     params = _params(step)
     env = common.environment()
+    if params.stage == "ppo":
+        env["DISABLE_VERSION_CHECK"] = "1"  # of the older trl, which the other stages do not run with
     if params.report_to == "tensorboard":
         env["TENSORBOARD_LOGGING_DIR"] = OutputRef("runs")
     if step.gpus > 1:

@@ -112,7 +112,7 @@ def _methods(params: TrainParams) -> Iterator[Finding]:
         yield Finding("pissa_init goes neither with this stage nor with quantization_bit", "with.pissa_init")
     if params.fp16 and params.bf16:
         yield Finding("compute in one of both formats", "with.fp16")
-    if params.stage in ("rm", "ppo"):
+    if params.stage == "ppo" or (params.stage == "rm" and kind != "lora"):
         yield Finding(
             f"stage {params.stage} cannot go on from a checkpoint: killed, it begins anew", level="warning"
         )

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 STATE = "trainer_state.json"
@@ -40,8 +41,11 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be resumed from: its state is JSON, its archives and tensors end where they say."""
+def is_whole(path: Path, needed: Iterable[str] = ()) -> bool:
+    """Whether a checkpoint can be resumed from: its state is JSON, its archives and tensors end where they say, and
+    what its stage needs besides is there."""
+    if not all((path / name).is_file() for name in needed):
+        return False
     try:
         state = json.loads((path / STATE).read_bytes())
     except (OSError, ValueError):
@@ -65,16 +69,24 @@ def _tensors_whole(path: Path) -> bool:
         return False
 
 
-def latest(folder: Path) -> Path | None:
+def latest(folder: Path, needed: Iterable[str] = ()) -> Path | None:
     """The newest whole checkpoint; those that are not whole are removed, so that nothing resumes from them."""
     best = None
     for _, path in checkpoints(folder):
-        if is_whole(path):
+        if is_whole(path, needed):
             best = path
         else:
             print(f"{path.name} was cut off while it was written: removed", flush=True)
             shutil.rmtree(path)
     return best
+
+
+def start_over(folder: Path) -> Path | None:
+    """Removes the checkpoints of an attempt that nothing can go on from."""
+    for _, path in checkpoints(folder):
+        print(f"{path.name}: this stage cannot go on from a checkpoint and begins anew", flush=True)
+        shutil.rmtree(path)
+    return None
 
 
 def settle(folder: Path, keep: bool, adapter: bool = True) -> list[int]:

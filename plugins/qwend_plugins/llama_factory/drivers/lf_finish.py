@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 from both_ways import write_both_ways
 from lf_checkpoints import settle
 from lf_report import Refused, metric, report
+from lf_stages import REWARD
 from lf_tensors import folder, learned, size
 
 RECORD = "training.json"
@@ -30,6 +32,8 @@ def finish(out: Path, plan: dict[str, Any]) -> None:
         (out / name).unlink(missing_ok=True)
     steps = settle(out, plan["keep_checkpoints"], adapter)
     for place in (out, *out.glob("checkpoint-*")):
+        if plan["arguments"]["stage"] == "ppo":  # it saves the reward adapter beside its own
+            shutil.rmtree(place / REWARD, ignore_errors=True)
         _name_base(place, plan["base"])
         write_both_ways(place)
     _figures(out)

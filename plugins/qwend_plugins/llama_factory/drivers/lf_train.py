@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from lf_checkpoints import latest
+import lf_stages
+from lf_checkpoints import latest, start_over
 from lf_data import prepare
 from lf_finish import finish
 from lf_report import Refused, explain, fail, progress, report
@@ -102,7 +103,8 @@ def plan(options: argparse.Namespace) -> Path:
     # A relative folder: titles of plots and the trainer's state name it, and it will lie elsewhere.
     os.chdir(options.out.parent)
     out = Path(options.out.name)
-    found = latest(out)
+    kind = (stage, arguments.get("finetuning_type", "lora"))
+    found = latest(out, lf_stages.needed(*kind)) if lf_stages.goes_on(*kind) else start_over(out)
     cut_log(out / "trainer_log.jsonl", int(found.name.partition("-")[2]) if found else 0)
     arguments |= (
         {key: json.loads(value) for key, value in map(_pair, options.set)}
@@ -122,6 +124,8 @@ def plan(options: argparse.Namespace) -> Path:
         }
     )
     if found:
+        if stage == "rm":  # adapter and head; the trainer restores the rest
+            arguments["adapter_name_or_path"] = str(found)
         print(f"goes on from {found.name}", flush=True)
     path = options.scratch / "plan.json"
     done = told | {"arguments": arguments, "told": told["arguments"], "rows": rows, "out": str(options.out)}
@@ -170,9 +174,11 @@ def work(path: Path) -> None:
     first = os.environ.get("RANK", "0") == "0"
     if first:
         progress("load the model")
+    arguments = told["arguments"]
+    lf_stages.prepare(arguments["stage"], bool(arguments["resume_from_checkpoint"]))
     tuner: Any = importlib.import_module("llamafactory.train.tuner")
     try:
-        tuner.run_exp(dict(told["arguments"]), callbacks=[watch])
+        tuner.run_exp(dict(arguments), callbacks=[watch])
     except Exception as error:  # each library has a kind of its own for a full disk
         _keep_previous(error, out)
         raise

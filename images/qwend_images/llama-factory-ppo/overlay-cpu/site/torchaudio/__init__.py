@@ -1,0 +1,1 @@
+"""Nothing: text-only training never asks it for anything."""
