@@ -32,7 +32,7 @@ def finish(out: Path, plan: dict[str, Any]) -> None:
         (out / name).unlink(missing_ok=True)
     steps = settle(out, plan["keep_checkpoints"], adapter)
     for place in (out, *out.glob("checkpoint-*")):
-        if plan["arguments"]["stage"] == "ppo":  # it saves the reward adapter beside its own
+        if plan["arguments"].get("stage") == "ppo":  # it saves the reward adapter beside its own
             shutil.rmtree(place / REWARD, ignore_errors=True)
         _name_base(place, plan["base"])
         write_both_ways(place)

@@ -282,3 +282,27 @@ def test_checkpoints_of_an_adapter_are_kept_and_those_of_a_whole_model_are_not()
     assert told(step())["keep_checkpoints"] is True
     assert told(step({"finetuning_type": "full"}))["keep_checkpoints"] is False
     assert told(step({"finetuning_type": "full", "keep_checkpoints": True}))["keep_checkpoints"] is True
+
+
+def test_ppo_runs_in_the_image_with_the_trl_that_it_is_written_for() -> None:
+    view = step({"stage": "ppo", "reward_model": "judge"}, given_={"reward_model": adapter(stage="rm")})
+    assert errors(view) == []
+    names = [ENGINE.image(one, HOSTS["cpu"]).name for one in (view, step({"stage": "rm"}), step())]
+    assert names == ["llama-factory-ppo", "llama-factory", "llama-factory"]
+    assert (
+        launch(view).env["DISABLE_VERSION_CHECK"] == "1" and "DISABLE_VERSION_CHECK" not in launch(step()).env
+    )
+    assert arguments(view)["reward_model_type"] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("with_", "warned"),
+    [
+        ({"stage": "ppo"}, True),
+        ({"stage": "rm", "finetuning_type": "full"}, True),
+        ({"stage": "rm"}, False),
+        ({}, False),
+    ],
+)
+def test_what_cannot_go_on_from_a_checkpoint_is_warned_of(with_: dict[str, Any], warned: bool) -> None:
+    assert any("begins anew" in line for line in warnings(step(with_))) is warned
