@@ -293,6 +293,9 @@ def test_ppo_runs_in_the_image_with_the_trl_that_it_is_written_for() -> None:
         launch(view).env["DISABLE_VERSION_CHECK"] == "1" and "DISABLE_VERSION_CHECK" not in launch(step()).env
     )
     assert arguments(view)["reward_model_type"] == "lora"
+    said = {"stage": "ppo", "reward_model": "judge", "flash_attn": "fa2"}
+    on_a_card = step(said, flavour="cuda", gpus=1, given_={"reward_model": adapter(stage="rm")})
+    assert errors(on_a_card, HOSTS["cuda"]) == ["with.flash_attn: the build for ppo has no FlashAttention"]
 
 
 @pytest.mark.parametrize(
