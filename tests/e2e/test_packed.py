@@ -96,5 +96,5 @@ def test_transformers_and_vllm_read_a_packed_checkpoint_alike(qwend: Qwend, meth
     asks = {"base_url": f"{url}/v1/completions", "data": "questions", "threads": 1}
     steps["score"] = {"uses": "evaluate/tasks", "from": "packed", "with": asks}
     file.write_text(json.dumps(recipe))
-    qwend("up", str(file), "score")
+    qwend("up", "-d", str(file), "score")
     assert qwend.json("inspect", "score")["artifact"]["metrics"]["local_acc"] in (0, 1)
