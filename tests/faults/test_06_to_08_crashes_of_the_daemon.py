@@ -74,6 +74,8 @@ def test_06_a_stop_that_was_cut_off_is_finished(own: House) -> None:
     pid = own.row("r/chat")["pid"]
     stopping = Begun(lambda: own.down("r"))
     own.until("r/chat", "stopping", "stopped")
+    # A stop waits for no disk: one that is on its way to the disk when the daemon dies is as if it had not been asked.
+    wait_for(lambda: "service.stopping" in own.kinds("r/chat"), "the stop is written down")
     own.kill()
     with contextlib.suppress(QwendError):  # it is cut off, or was faster
         stopping.result()
