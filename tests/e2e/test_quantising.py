@@ -120,21 +120,46 @@ def test_the_schemes_of_vllm_are_proved(qwend: Qwend) -> None:
     assert 10 < bits["fp8"] < 11  # a third of the weights stay in 16 bits
 
 
-@pytest.mark.parametrize("backend", ["llm-compressor", "gptqmodel"])
-def test_awq_by_another_backend_is_proved(qwend: Qwend, backend: str) -> None:
-    with_ = {"backend": backend, "calib_data": "texts", "max_calib_samples": 4, "max_calib_seq_len": 64}
-    step = {"uses": "awq/quantize", "from": "base", "with": with_}
+BACKENDS: dict[str, tuple[dict[str, Any], str, int]] = {
+    "awq_gptqmodel": ({"uses": "awq/quantize", "backend": "gptqmodel"}, "model/awq", 4),
+    "awq4": ({"uses": "awq/quantize", "backend": "llm-compressor"}, "model/compressed-tensors", 4),
+    "awq8": (
+        {"uses": "awq/quantize", "backend": "llm-compressor", "w_bit": 8},
+        "model/compressed-tensors",
+        8,
+    ),
+    "gptq4": ({"uses": "gptq/quantize", "backend": "llm-compressor"}, "model/compressed-tensors", 4),
+    "gptq8": (
+        {"uses": "gptq/quantize", "backend": "llm-compressor", "bits": 8},
+        "model/compressed-tensors",
+        8,
+    ),
+}
+
+
+def test_every_other_backend_writes_what_it_says_and_answers(qwend: Qwend) -> None:
+    small = {
+        "awq/quantize": {"calib_data": "texts", "max_calib_samples": 4, "max_calib_seq_len": 64},
+        "gptq/quantize": {"calibration": "texts", "num_calibration_samples": 4, "max_seq_length": 64},
+    }
+    steps = {}
+    for name, (said, _, _) in BACKENDS.items():
+        uses = said["uses"]
+        with_ = {key: value for key, value in said.items() if key != "uses"}
+        steps[name] = {"uses": uses, "from": "base", "with": small[uses] | with_}
     recipe = {
         "name": "other",
         "models": {"base": "smoke:qwen2"},
         "datasets": {"texts": "smoke:data"},
-        "steps": {"quant": step},
+        "steps": steps,
     }
     (qwend.folder / "other.yaml").write_text(json.dumps(recipe))
     qwend("up", "other.yaml")
-    found = artifact(qwend, "quant", "other")
-    assert found["type"] == ("model/awq" if backend == "gptqmodel" else "model/compressed-tensors")
-    assert 4 < bits_of_layers(found) < 5
+    for name, (_, kind, bits) in BACKENDS.items():
+        found = artifact(qwend, name, "other")
+        assert found["type"] == kind, name
+        assert bits < bits_of_layers(found) < bits + 1, name
+        assert "it answers" in qwend("logs", "-p", "other", name)
 
 
 def refused(qwend: Qwend, rows: str, with_: dict[str, Any], engine: str = "awq/quantize") -> tuple[int, str]:
