@@ -34,25 +34,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from qwend import paths
+from qwend import setting_values as values
 from qwend.errors import UsageError
-
-RUNTIMES = ("auto", "docker", "native", "kubernetes")
-PORT_RANGE = (18100, 18999)
-"""Below every system's ephemeral range (Linux 32768-60999, macOS and IANA 49152-65535), so that no outgoing
-connection ever sits on one of them, and below Kubernetes' node ports (30000-32767); above the ports that need
-privileges and those that development servers use by habit (3000 to 11434)."""
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_RANGE = re.compile(r"(\d{1,5})\s*-\s*(\d{1,5})")
-_URL = re.compile(r"https?://[^\s/]+\S*")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_ARCHITECTURES = re.compile(r"({0})(;{0})*".format(r"[0-9]{2,3}[af]?(-real|-virtual)?"))
+from qwend.setting_values import PORT_RANGE
 
 
 class Hub(msgspec.Struct, frozen=True):
@@ -137,10 +127,6 @@ def parse(data: bytes, path: str) -> Settings:
     return settings
 
 
-class _Wrong(Exception):
-    """A value is none of its key; the message says what one is."""
-
-
 class _Reader:
     def __init__(self, text: str, path: str) -> None:
         self._lines = text.splitlines()
@@ -165,9 +151,9 @@ class _Reader:
             source=self._path,
         )
 
-    def _table(self, table: str, values: Any) -> dict[str, Any]:
+    def _table(self, table: str, said: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name, value in values.items() if isinstance(values, dict) else ():
+        for name, value in said.items() if isinstance(said, dict) else ():
             if name in _TABLES[table]:
                 self._take(found, _TABLES[table], table, name, value)
             else:
@@ -175,12 +161,12 @@ class _Reader:
         return found
 
     def _take(
-        self, into: dict[str, Any], keys: Mapping[str, _Check], table: str, name: str, value: Any
+        self, into: dict[str, Any], keys: Mapping[str, values.Check], table: str, name: str, value: Any
     ) -> None:
         key = f"{table}.{name}" if table else name
         try:
             into[name] = keys[name](value, os.path.dirname(self._path))
-        except _Wrong as wrong:
+        except values.Wrong as wrong:
             self._problem(f"{key}: {wrong}", key)
 
     def _unknown(self, key: str, known: list[str]) -> None:
@@ -209,132 +195,23 @@ class _Reader:
         return self._path
 
 
-_Check = Callable[[Any, str], Any]
-
-
-def _text(value: Any, folder: str) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise _Wrong(f"a text in quotes, not {value!r}")
-    return value
-
-
-def _texts(value: Any, folder: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise _Wrong(f'a list of texts (["…"]), not {value!r}')
-    return tuple(_text(item, folder) for item in value)
-
-
-def _bool(value: Any, folder: str) -> bool:
-    if not isinstance(value, bool):
-        raise _Wrong(f"true or false, not {value!r}")
-    return value
-
-
-def _seconds(value: Any, folder: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _Wrong(f"a number of seconds, at least 1, not {value!r}")
-    return value
-
-
-def _url(value: Any, folder: str) -> str:
-    if not isinstance(value, str) or not _URL.fullmatch(value):
-        raise _Wrong(f"an address that begins with https:// (or http://), not {value!r}")
-    return value.rstrip("/")
-
-
-def _file(value: Any, folder: str) -> str:
-    path = os.path.join(folder, os.path.expanduser(_text(value, folder)))
-    if not os.path.isfile(path):
-        raise _Wrong(f"there is no file {path}")
-    return os.path.abspath(path)
-
-
-def _places(value: Any, folder: str) -> tuple[str, ...]:
-    """Wheelhouses: an address stays, a path becomes absolute."""
-    return tuple(
-        item if "://" in item else os.path.abspath(os.path.join(folder, os.path.expanduser(item)))
-        for item in _texts(value, folder)
-    )
-
-
-def _digest(value: Any, folder: str) -> str:
-    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise _Wrong(f"sha256: and 64 hexadecimal digits, not {value!r}")
-    return value
-
-
-def _architectures(value: Any, folder: str) -> str:
-    """As CMAKE_CUDA_ARCHITECTURES takes them. Its words native and all are no answer: a build sees no card."""
-    if not isinstance(value, str) or not _ARCHITECTURES.fullmatch(value):
-        raise _Wrong(
-            f'compute capabilities without their dot, such as "89-real" or "86-real;89-real", not {value!r}'
-        )
-    return value
-
-
-def _bases(value: Any, folder: str) -> dict[str, tuple[str, str | None]]:
-    """Each is pinned: by its digest, or a local one by its id."""
-    example = '{ollama = {base = "registry.example/ollama@sha256:…"}}'
-    if not isinstance(value, dict):
-        raise _Wrong(f"a table such as {example}, not {value!r}")
-    found = {}
-    for name, said in value.items():
-        if not isinstance(said, dict) or not {"base"} <= said.keys() <= {"base", "base_id"}:
-            raise _Wrong(f"{name}: base and, of a local one, base_id, as in {example}")
-        reference, id_ = _text(said["base"], folder), said.get("base_id")
-        if id_ is None and not re.search(r"@sha256:[0-9a-f]{64}\Z", reference):
-            raise _Wrong(
-                f"{name}: a base with its digest (@sha256:…), or one of this machine with its base_id"
-            )
-        found[name] = (reference, None if id_ is None else _digest(id_, folder))
-    return found
-
-
-def _runtime(value: Any, folder: str) -> str:
-    if value not in RUNTIMES:
-        from qwend.core.suggest import did_you_mean
-
-        raise _Wrong(f"one of {', '.join(RUNTIMES)}, not {value!r}{did_you_mean(str(value), RUNTIMES)}")
-    return str(value)
-
-
-def _ports(value: Any, folder: str) -> tuple[int, int]:
-    match = _RANGE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise _Wrong(f'a range of ports such as "{PORT_RANGE[0]}-{PORT_RANGE[1]}", not {value!r}')
-    first, last = int(match[1]), int(match[2])
-    if not 1024 <= first <= last <= 65535:
-        raise _Wrong(f"ports from 1024 to 65535, the lower first, not {value!r}")
-    return first, last
-
-
-def _bytes(value: Any, folder: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None or not float(match[1]):
-        raise _Wrong(f'a size such as "200 GiB" or "500 GB", not {value!r}')
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
-
-
-_TOP: dict[str, _Check] = {"runtime": _runtime, "port_range": _ports}
-_TABLES: dict[str, dict[str, _Check]] = {
-    "hub": {"huggingface": _url, "modelscope": _url},
+_TOP: dict[str, values.Check] = {"runtime": values.runtime, "port_range": values.ports}
+_TABLES: dict[str, dict[str, values.Check]] = {
+    "hub": {"huggingface": values.url, "modelscope": values.url},
     "images": {
-        "index": _text,
-        "extra_index": _texts,
-        "find_links": _places,
-        "trusted_hosts": _texts,
-        "ca": _file,
-        "proxy": _text,
-        "timeout": _seconds,
-        "no_index": _bool,
-        "python_downloads": _bool,
-        "base": _text,
-        "base_id": _digest,
-        "cuda_architectures": _architectures,
-        "bases": _bases,
+        "index": values.text,
+        "extra_index": values.texts,
+        "find_links": values.places,
+        "trusted_hosts": values.texts,
+        "ca": values.file,
+        "proxy": values.text,
+        "timeout": values.seconds,
+        "no_index": values.truth,
+        "python_downloads": values.truth,
+        "base": values.text,
+        "base_id": values.digest,
+        "cuda_architectures": values.architectures,
+        "bases": values.bases,
     },
-    "store": {"quota": _bytes},
+    "store": {"quota": values.size},
 }

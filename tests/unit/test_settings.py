@@ -10,7 +10,8 @@ import pytest
 
 from qwend import settings as room
 from qwend.errors import UsageError
-from qwend.settings import PORT_RANGE, Hub, Images, Settings, load, parse
+from qwend.setting_values import PORT_RANGE
+from qwend.settings import Hub, Images, Settings, load, parse
 
 
 def read(text: str, path: str = "/etc/qwend/qwend.toml") -> Settings:

@@ -21,7 +21,7 @@ from qwend.core.redact import Redactor
 from qwend.errors import OutOfResource, QwendError
 from qwend.model.event import Event
 from qwend.model.lease import Lease
-from qwend.settings import PORT_RANGE
+from qwend.setting_values import PORT_RANGE
 
 KEEP = 50_000
 """So many events are kept, and up to a quarter more."""

@@ -23,7 +23,7 @@ from qwend.adapters.listeners import (
 )
 from qwend.adapters.state import SqliteState
 from qwend.errors import OutOfResource, UsageError
-from qwend.settings import PORT_RANGE
+from qwend.setting_values import PORT_RANGE
 
 
 @contextlib.contextmanager
