@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Re-resolve the locks of one image and show what would change.
+"""Re-resolve the locks of one image, or of all, and show what would change.
 
+    python images/lock.py                                every image; what does not resolve is told, the rest goes on
     python images/lock.py llama-cpp cpu                  show the difference
     python images/lock.py llama-cpp cpu --write          keep it
     python images/lock.py hub --upgrade requests         every flavour; one package may move
@@ -30,25 +31,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", help="name of a folder in images/qwend_images, or a path")
+    parser.add_argument(
+        "image", nargs="?", help="name of a folder in images/qwend_images, or a path (default: all)"
+    )
     parser.add_argument("flavour", nargs="?", help="one flavour (default: all)")
     parser.add_argument("--write", action="store_true", help="write the new lock")
     parser.add_argument("--upgrade", action="append", default=[], metavar="PACKAGE")
     parser.add_argument("--upgrade-all", action="store_true")
     options = parser.parse_args(arguments)
-    try:
-        return relock(options)
-    except QwendError as error:
-        print("\n".join(error.lines()), file=sys.stderr)
-        return error.exit_code
+    code = 0
+    for folder in _folders(options.image):
+        try:
+            code = max(code, relock(folder, options))
+        except QwendError as error:
+            print("\n".join(error.lines()), file=sys.stderr)
+            code = max(code, error.exit_code)
+    return code
 
 
-def relock(options: argparse.Namespace) -> int:
-    """Resolve each lock that the options name, print the differences, write where asked."""
+def _folders(image: str | None) -> list[Path]:
+    """The folder that a name or a path means; without one, every folder here that holds an image."""
+    if image is None:
+        return sorted(path.parent for path in HERE.glob("qwend_images/*/image.toml"))
+    known = HERE / "qwend_images" / image
+    return [known if known.is_dir() else Path(image)]
+
+
+def relock(folder: Path, options: argparse.Namespace) -> int:
+    """Resolve each lock of an image that the options name, print the differences, write where asked."""
     import uv
 
-    known = HERE / "qwend_images" / options.image
-    folder = known if known.is_dir() else Path(options.image)
     for missing in _touch_missing(folder):
         print(f"new: {missing}")
     image = read_image_file(folder)
@@ -82,7 +94,9 @@ def _show(path: Path, old: str, new: str, *, write: bool) -> bool:
     differences = changes(before, after)
     differs = set(before) != set(after)
     kind = " but for hashes or markers" if differs and not differences else ""
-    print(f"{path.name}: {len(after)} packages, {len(differences) or 'no'} change(s){kind}")
+    print(
+        f"{path.parent.name}/{path.name}: {len(after)} packages, {len(differences) or 'no'} change(s){kind}"
+    )
     for change in differences:
         print(f"  {change.name} {change.old or '(new)'} -> {change.new or '(gone)'}")
     return differs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,15 +118,19 @@ def test_what_cannot_be_resolved_is_explained(tmp_path: Path, wheels: Path) -> N
 
 
 def script(folder: Path, wheels: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(SCRIPT, wheels, str(folder), *arguments)
+
+
+def run(script: Path, wheels: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {
         "PATH": os.environ["PATH"],
-        "HOME": str(folder.parent),
+        "HOME": str(wheels.parent),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),
         "XDG_CONFIG_DIRS": "/nowhere",
     }
-    command = [sys.executable, str(SCRIPT), str(folder), *arguments]
+    command = [sys.executable, str(script), *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
 
@@ -148,3 +153,22 @@ def test_the_script_answers_bad_usage_without_a_traceback(tmp_path: Path, wheels
     assert said.returncode == 2
     assert "is not an image folder" in said.stderr
     assert "Traceback" not in said.stderr
+
+
+def test_without_a_name_every_image_is_resolved_and_one_that_fails_hides_no_other(
+    tmp_path: Path, wheels: Path
+) -> None:
+    checkout = tmp_path / "checkout"
+    images = checkout / "images" / "qwend_images"
+    images.mkdir(parents=True)
+    shutil.copy(SCRIPT, checkout / "images")
+    (checkout / "daemon").symlink_to(SCRIPT.parents[1] / "daemon")
+    for name, version in (("bad", "3.0"), ("good", "1.0")):
+        make_image(images / name, {"tiny_one": (version, A)})
+    toml = images / "good" / "image.toml"
+    toml.write_text(toml.read_text().replace("tiny_one==1.0", "tiny_one"))
+
+    said = run(checkout / "images" / "lock.py", wheels, "--upgrade", "tiny-one")
+    assert said.returncode == 1
+    assert "does not resolve" in said.stderr and "tiny-one==3" in said.stderr.replace("_", "-")
+    assert "good/cpu.lock: 1 packages, 1 change(s)\n  tiny-one 1.0 -> 2.0\n" in said.stdout

@@ -86,19 +86,24 @@ def build(names: tuple[str, ...], flavour: str | None, runtime: str | None, as_j
 
 
 @command.command(epilog="Example: qwend images lock llama-cpp cpu --upgrade gguf")
-@click.argument("image")
+@click.argument("image", required=False)
 @click.argument("flavour", required=False)
 @click.option("--write", is_flag=True, help="Keep the new lock; default: only show what would change.")
 @click.option("--upgrade", multiple=True, metavar="PACKAGE", help="Let this package move.")
 @click.option("--upgrade-all", is_flag=True, help="Let everything move.")
-def lock(image: str, flavour: str | None, write: bool, upgrade: tuple[str, ...], upgrade_all: bool) -> None:
-    """Resolve the lock of IMAGE (a name, or an image folder of your own) again, and show the difference."""
+def lock(
+    image: str | None, flavour: str | None, write: bool, upgrade: tuple[str, ...], upgrade_all: bool
+) -> None:
+    """Resolve the locks of IMAGE (a name, or an image folder of your own) again, and show the difference.
+
+    Without FLAVOUR all that it has, without IMAGE every image: what does not resolve is told, and the rest goes on.
+    """
     script = in_checkout("images/lock.py")
     if script is None:
         raise UsageError(
             "locks are resolved in a checkout of qwend; an installed one only uses them", code="no-checkout"
         )
-    words = [image, *([flavour] if flavour else []), *(["--write"] if write else [])]
+    words = [*filter(None, (image, flavour)), *(["--write"] if write else [])]
     words += [word for package in upgrade for word in ("--upgrade", package)]
     exit_with(
         subprocess.run(
