@@ -2,8 +2,9 @@
 
 A module whose tests carry `pytest.mark.engine("vllm", images=["vllm"])` is run when a plugin, one of its images or
 the module itself differs from what passed before (several plugins may be named); the digests of what passed lie in the
-cache folder. `--full` runs all of them. Without it, none is begun behind QWEND_CHECK_UNTIL (seconds since 1970): a
-machine that has everything to build leaves some for its next run, and says which.
+cache folder. What was only left out (no engine of containers, a run that ended early) has not passed. `--full` runs
+all of them. Without it, none is begun behind QWEND_CHECK_UNTIL (seconds since 1970): a machine that has everything to
+build leaves some for its next run, and says which.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Unchanged:
         self._until = until
         self._digests: dict[str, str] = {}
         self._bad: set[str] = set()
+        self._good: set[str] = set()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
@@ -83,11 +85,15 @@ class Unchanged:
         pytest.skip("the time of this run is used up: left for the next (./check --full runs it)")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.nodeid in self._digests and report.failed:
-            self._bad.add(self._digests[report.nodeid])
+        if (digest := self._digests.get(report.nodeid)) is None:
+            return
+        if report.failed:
+            self._bad.add(digest)
+        elif report.when == "call" and report.passed:
+            self._good.add(digest)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         if exitstatus == pytest.ExitCode.INTERRUPTED or session.config.option.keyword:
             return
-        for digest in set(self._digests.values()) - self._bad:
+        for digest in self._good - self._bad:
             self._memory.learn(digest)

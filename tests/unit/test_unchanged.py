@@ -57,6 +57,31 @@ def test_the_story_of_a_changed_engine(pytester: pytest.Pytester, checkout: Path
     assert _outcomes(pytester, module, unchanged.Unchanged(memory, False)) == (1, 0)
 
 
+def test_what_was_only_left_out_has_not_passed(pytester: pytest.Pytester, checkout: Path) -> None:
+    module = pytester.makepyfile(
+        test_engine="""
+            import os
+            import pytest
+            pytestmark = pytest.mark.engine('toy', images=['toy'])
+
+            @pytest.fixture
+            def engine():
+                if os.environ.get('NO_ENGINE'):
+                    pytest.skip('no engine')
+
+            def test_it(engine):
+                pass
+        """
+    )
+    pytester.makeini("[pytest]\nmarkers = engine: one\nasyncio_default_fixture_loop_scope = function\n")
+    memory = Memory(pytester.path / "passed")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NO_ENGINE", "1")
+        assert _outcomes(pytester, module, unchanged.Unchanged(memory, False)) == (0, 1)
+    assert _outcomes(pytester, module, unchanged.Unchanged(memory, False)) == (1, 0), "it never ran before"
+    assert _outcomes(pytester, module, unchanged.Unchanged(memory, False)) == (0, 1)
+
+
 def _outcomes(pytester: pytest.Pytester, module: Path, plugin: object) -> tuple[int, int]:
     """How many passed and were skipped."""
     passed, skipped, failed = pytester.inline_run(str(module), plugins=[plugin]).listoutcomes()
