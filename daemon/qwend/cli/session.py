@@ -25,7 +25,18 @@ DEFAULT_RECIPE = "qwend.yaml"
 
 def open_daemon(*, start: bool = True) -> Client:
     """A Client; a daemon is started if none runs, and offered a restart if it is of another version."""
+    refuse_windows()
     return connect(start=start, outdated=_outdated, unheeded=_note)
+
+
+def refuse_windows() -> None:
+    """Raises UsageError on Windows itself: there is no daemon for it."""
+    if sys.platform == "win32":
+        raise UsageError(
+            "Windows runs qwend in WSL2",
+            code="unsupported-system",
+            hint="`wsl --install`, then use qwend inside it",
+        )
 
 
 def _note(text: str) -> None:

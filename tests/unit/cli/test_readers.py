@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,6 +222,17 @@ def test_doctor_says_what_is_missing_for_more(qwend: Qwend, daemon: FakeDaemon) 
     ):
         assert text in shown
     assert json.loads(qwend("doctor", "--json").out) == answer
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["doctor", "--rebuild"], ["ps"]])
+def test_windows_is_told_of_wsl2_and_no_daemon_is_started(
+    qwend: Qwend, home: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    ended = qwend(*command)
+    assert (ended.code, ended.out) == (2, "")
+    assert "WSL2" in ended.err and "wsl --install" in ended.err
+    assert list(home.iterdir()) == []
 
 
 def test_store_ls_and_prune_speak_of_bytes(qwend: Qwend, daemon: FakeDaemon) -> None:

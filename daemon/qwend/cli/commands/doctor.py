@@ -9,7 +9,7 @@ import sys
 import click
 
 from qwend.cli.output import json_option, print_json
-from qwend.cli.session import open_daemon
+from qwend.cli.session import open_daemon, refuse_windows
 from qwend.cli.terminal import clean, size
 from qwend.cli.verbs import spelled
 from qwend.client import Json
@@ -30,8 +30,7 @@ def command(rebuild: bool, as_json: bool) -> None:
     With --rebuild, a damaged state database is set aside and made anew: artifacts are found by their manifests, what
     runs by its marks. The daemon must not run meanwhile.
     """
-    if sys.platform == "win32":
-        raise click.ClickException("Windows runs qwend in WSL2: `wsl --install`, then use qwend inside it")
+    refuse_windows()
     if rebuild:
         # The daemon itself does it: it alone may touch its state, and it takes the lock against another.
         sys.exit(
