@@ -112,6 +112,14 @@ def test_cards_of_the_lease_are_requested_by_name(make_order: MakeOrder, tmp_pat
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in body["Env"]
 
 
+def test_memory_that_processes_share_is_as_large_as_the_launch_says(
+    make_order: MakeOrder, tmp_path: Path
+) -> None:
+    said = asked(make_order("true", launch=Launch(argv=("true",), shm=8 << 30)), tmp_path)
+    assert said["HostConfig"]["ShmSize"] == 8 << 30
+    assert "ShmSize" not in asked(make_order("true"), tmp_path)["HostConfig"], "the engine's own"
+
+
 def test_references_become_paths_of_the_container(make_order: MakeOrder, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.gguf").write_bytes(b"GGUF")
