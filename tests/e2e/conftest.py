@@ -102,12 +102,10 @@ def qwend(tmp_path: Path) -> Iterator[Qwend]:
     (cache / "images").mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="qwend-"))
     (home / "images").symlink_to(cache / "images")
-    (home / "qwend.toml").write_text(
-        'runtime = "native"\n'
-    )  # for recipes that name none; a test may say another
+    # For recipes that name none, whether or not an engine answers here; a test may say another.
+    (home / "qwend.toml").write_text('runtime = "native"\n')
     work = tmp_path / "work"
     work.mkdir()
-    (home / "qwend.toml").write_text('runtime = "native"\n')  # whether or not an engine answers here
     environ = {
         **os.environ,
         "QWEND_HOME": str(home),
