@@ -18,7 +18,11 @@ from tests.e2e.conftest import ROOT, Docker, Qwend, local_base
 from tests.e2e.test_ollama import ask
 from tests.fakes.ollama_server import LIBRARY, MANIFEST
 
-pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.engine("ollama", images=["ollama", "smoke"])]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.docker,
+    pytest.mark.engine("ollama", images=["ollama", "smoke"], also=["daemon/qwend/adapters/docker"]),
+]
 
 RECIPE = """
 name: boxed

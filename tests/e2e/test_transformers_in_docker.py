@@ -13,7 +13,9 @@ from tests.e2e.conftest import ROOT, TIMEOUT_S, Docker, Qwend
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.docker,
-    pytest.mark.engine("transformers", "serving", images=["transformers"]),
+    pytest.mark.engine(
+        "transformers", "serving", images=["transformers"], also=["daemon/qwend/adapters/docker"]
+    ),
 ]
 
 RECIPE = str(ROOT / "recipes" / "transformers-chat.yaml")

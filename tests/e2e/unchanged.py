@@ -1,10 +1,10 @@
 """Which engines changed since their end-to-end tests last passed on this machine.
 
 A module whose tests carry `pytest.mark.engine("vllm", images=["vllm"])` is run when a plugin, one of its images or
-the module itself differs from what passed before (several plugins may be named); the digests of what passed lie in the
-cache folder. What was only left out (no engine of containers, a run that ended early) has not passed. `--full` runs
-all of them. Without it, none is begun behind QWEND_CHECK_UNTIL (seconds since 1970): a machine that has everything to
-build leaves some for its next run, and says which.
+the module itself differs from what passed before (several plugins may be named, and with `also=` other folders of the
+checkout); the digests of what passed lie in the cache folder. What was only left out (no engine of containers, a run
+that ended early) has not passed. `--full` runs all of them. Without it, none is begun behind QWEND_CHECK_UNTIL (seconds
+since 1970): a machine that has everything to build leaves some for its next run, and says which.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class Memory:
         (self._folder / digest).touch()
 
 
-def digest_of(plugins: str | Iterable[str], images: Iterable[str], module: Path) -> str:
-    """sha256 (hex) over the folders of plugins and images and the test module."""
+def digest_of(
+    plugins: str | Iterable[str], images: Iterable[str], module: Path, also: Iterable[str] = ()
+) -> str:
+    """sha256 (hex) over the folders of plugins and images, other folders of the checkout, and the test module."""
     running = hashlib.sha256()
     folders = [
         *(
@@ -43,6 +45,7 @@ def digest_of(plugins: str | Iterable[str], images: Iterable[str], module: Path)
             for one in ([plugins] if isinstance(plugins, str) else plugins)
         ),
         *(ROOT / "images/qwend_images" / one for one in images),
+        *(ROOT / one for one in also),
     ]
     for folder in folders:
         if not folder.is_dir():
@@ -70,7 +73,8 @@ class Unchanged:
             mark = item.get_closest_marker("engine")
             if mark is None:
                 continue
-            digest = digest_of(mark.args, mark.kwargs.get("images", ()), item.path)
+            also = mark.kwargs.get("also", ())
+            digest = digest_of(mark.args, mark.kwargs.get("images", ()), item.path, also)
             self._digests[item.nodeid] = digest
             if not self._full and self._memory.knows(digest):
                 reason = f"{mark.args[0]} is as it was when this passed (./check --full runs it)"

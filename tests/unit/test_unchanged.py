@@ -30,6 +30,18 @@ def test_a_change_is_seen(checkout: Path, changed: str) -> None:
     assert digest_of(["toy"], ["toy"], checkout / "test_toy.py") != before
 
 
+def test_a_change_of_what_runs_it_is_seen_where_the_test_says_so(checkout: Path) -> None:
+    (checkout / "daemon").mkdir()
+    (checkout / "daemon/runtime.py").write_text("as it was")
+
+    def digest(*also: str) -> str:
+        return digest_of(["toy"], ["toy"], checkout / "test_toy.py", also)
+
+    before, without = digest("daemon"), digest()
+    (checkout / "daemon/runtime.py").write_text("changed")
+    assert (digest("daemon") == before, digest() == without) == (False, True)
+
+
 def test_what_was_compiled_is_no_change(checkout: Path) -> None:
     before = digest_of(["toy"], ["toy"], checkout / "test_toy.py")
     (checkout / "plugins/qwend_plugins/toy/__pycache__").mkdir()
