@@ -6,9 +6,11 @@ import json
 import os
 import socket
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,38 @@ def test_a_stream_is_passed_on_line_by_line_under_the_asked_name(gate: tuple[str
     assert status == 200
     assert [json.loads(line[6:])["model"] for line in lines[:-1]] == ["chat", "chat"]
     assert lines[-1] == "data: [DONE]"
+
+
+def test_who_leaves_a_stream_ends_its_request_to_the_server(gate: tuple[str, Gateway]) -> None:
+    """Ollama stops generating when the connection of a request closes."""
+    ended = threading.Event()
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            try:
+                for _ in range(100_000):
+                    self.wfile.write(b"data: word " + b"x" * 1000 + b"\n")
+            except OSError:
+                ended.set()
+
+        def log_request(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url, gateway = gate
+        gateway.server = Server(f"http://127.0.0.1:{server.server_address[1]}", "0.14.0")
+        body = json.dumps(said("hello", stream=True)).encode()
+        with urllib.request.urlopen(urllib.request.Request(url + CHAT, body, JSON), timeout=20) as answer:
+            assert answer.readline().startswith(b"data: word")
+        assert ended.wait(20)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_model_that_somebody_removed_is_created_again(
