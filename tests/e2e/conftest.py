@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.unchanged import Memory, Unchanged
+from tests.fakes.ollama_server import State, start
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1800.0
@@ -170,6 +171,15 @@ def local_base() -> tuple[str, str] | None:
         if tag.startswith("qwend-base:"):  # images that were built on it inherit its label
             return tag, digest
     return None
+
+
+@pytest.fixture
+def ollama() -> Iterator[tuple[str, State]]:
+    """Address and memory of a stand-in for Ollama's server: no package index has the real one."""
+    server, state = start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", state
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

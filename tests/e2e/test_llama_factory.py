@@ -6,6 +6,7 @@ asked of the same image.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from tests.e2e.conftest import ROOT, Qwend
 from tests.e2e.terminal import WAIT_S, terminal
+from tests.fakes.ollama_server import State
 from tests.unit.plugins.llama_factory.kit import THE_SCRIPT, step
 
 from qwend.model.image import ImageSpec, load_image
@@ -29,7 +31,9 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.native,
     pytest.mark.slow,
-    pytest.mark.engine("llama_factory", "checkpoints", "serving", images=["llama-factory"]),
+    pytest.mark.engine(
+        "llama_factory", "checkpoints", "serving", "ollama", images=["llama-factory", "ollama"]
+    ),
 ]
 
 RECIPE = """
@@ -56,6 +60,7 @@ steps:
   f16: {uses: llama-cpp/convert, from: merged, with: {outtype: f16}}
   chat: {uses: llama-cpp/serve, from: f16, with: {context: 512}}
   tutor: {uses: llama-factory/serve, from: train, with: {checkpoint: 9}, profiles: [tutor]}
+  spoken: {uses: ollama/serve, from: train, with: {url: "OLLAMA"}, profiles: [spoken]}
 """
 
 
@@ -69,9 +74,12 @@ def ask(url: str, model: str) -> dict[str, Any]:
     return found
 
 
-def test_a_training_that_was_killed_goes_on_and_what_it_learned_is_served(qwend: Qwend) -> None:
+def test_a_training_that_was_killed_goes_on_and_what_it_learned_is_served(
+    qwend: Qwend, ollama: tuple[str, State]
+) -> None:
+    there, stand_in = ollama
     recipe = qwend.folder / "tuned.yaml"
-    recipe.write_text(RECIPE, encoding="utf-8")
+    recipe.write_text(RECIPE.replace("OLLAMA", there), encoding="utf-8")
     (qwend.folder / "roleplay.json").write_bytes((ROOT / "recipes/data/roleplay.json").read_bytes())
 
     # Killed between the second checkpoint and the end.
@@ -118,6 +126,21 @@ def test_a_training_that_was_killed_goes_on_and_what_it_learned_is_served(qwend:
     row = qwend.row("tutor")
     assert ask(row["url"], "tutor")["model"] == "tutor"
     assert "/checkpoint-9" in (qwend.home / "logs" / "tuned" / "tutor.log").read_text(errors="replace")
+
+    # And by Ollama, a stand-in of which answers here: it takes no adapter, so it gets the merged model, with the
+    # model's own template and not the one that LLaMA-Factory's export leaves beside.
+    plan = qwend("plan", "--runtime", "native", str(recipe), "spoken")
+    assert "ollama/serve takes no adapter/lora: llama-factory/export makes train.export of it first" in plan
+    qwend("up", "-d", "--runtime", "native", str(recipe), "spoken")
+    assert ask(qwend.row("spoken")["url"], "spoken")["model"] == "spoken"
+    ((name, model),) = stand_in.models.items()
+    assert name.startswith("qwend/tuned-spoken:")
+    merged = Path(qwend.json("inspect", "train.export")["artifact"]["location"])
+    left = (merged / "Modelfile").read_text(encoding="utf-8")
+    assert "SYSTEM" in left and "system" not in model["request"]
+    assert "<|im_start|>" in model["request"]["template"] and model["request"]["template"] not in left
+    weights = hashlib.sha256((merged / "model.safetensors").read_bytes()).hexdigest()
+    assert model["request"]["files"]["model.safetensors"] == f"sha256:{weights}"
     qwend("down", "-p", "tuned")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.e2e.conftest import ROOT, Qwend
-from tests.fakes.ollama_server import LIBRARY, MANIFEST, State, start
+from tests.fakes.ollama_server import LIBRARY, MANIFEST, State
 
 pytestmark = [
     pytest.mark.e2e,
@@ -20,14 +19,6 @@ pytestmark = [
 ]
 RECIPE = str(ROOT / "recipes" / "ollama.yaml")
 OWN = str(ROOT / "recipes" / "own-gguf-ollama.yaml")
-
-
-@pytest.fixture
-def ollama() -> Iterator[tuple[str, State]]:
-    server, state = start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", state
-    server.shutdown()
-    server.server_close()
 
 
 def ask(url: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from qwend.plugin import (
 from qwend_plugins.ollama import common
 from qwend_plugins.serving import API_KEY, answering, chat_probe
 
-_FILES = ("ollama_serve.py", "ollama_server.py", "ollama_create.py", "ollama_gateway.py")
+_FILES = ("ollama_serve.py", "ollama_server.py", "ollama_wanted.py", "ollama_create.py", "ollama_gateway.py")
 _LIBRARIES = 400 * 1024**2
 """Resident sets of the driver and of a server without a model."""
 
@@ -120,6 +120,8 @@ class Serve:
 
 def _words(step: StepView, params: ServeParams) -> Iterator[Word]:
     yield from ("--model", InputRef(step.inputs[0].name), "--wanted", DriverRef(common.WANTED))
+    if step.inputs[0].type == "model/ollama":
+        yield "--modelfile"
     for name in (step.name, *params.served_model_name):
         yield from ("--name", name)
     yield from ("--real", params.name or own_name(step), "--host", BindRef(), "--port", PortRef())

@@ -30,6 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Create a model on an Ollama server and answer for it.")
     add = parser.add_argument
     add("--model", type=Path, required=True)
+    add("--modelfile", action="store_true", help="the model is what its Modelfile says, or a name")
     add("--wanted", type=Path, required=True)
     add("--name", action="append", required=True, help="the model's name here; more are aliases")
     add("--real", required=True, help="its name on the server; without a tag it gets one of its content")
@@ -58,13 +59,14 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(args: argparse.Namespace) -> None:
-    from ollama_create import ensure, want
+    from ollama_create import ensure
+    from ollama_wanted import want
 
     bound = bind(args.host, args.port)
     key = args.key_file.read_text(encoding="utf-8").strip() if args.key_file else None
     if key == "":
         raise DriverError("the file of the key is empty", "an empty key would open the server to everybody")
-    wanted = want(args.model, json.loads(args.wanted.read_text(encoding="utf-8")))
+    wanted = want(args.model, json.loads(args.wanted.read_text(encoding="utf-8")), modelfile=args.modelfile)
     if args.models is not None:
         lend(args.models, wanted.files)
     server = find(args.url, args.managed, args.keep_alive, args.models)

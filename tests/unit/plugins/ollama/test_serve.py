@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwend.core.compiler import compile_recipe
@@ -84,6 +85,12 @@ def test_a_container_holds_ollamas_own_image_by_its_digest_and_keeps_its_models(
     assert launch.argv[launch.argv.index("--models") + 1] == ScratchRef("models")
     assert launch.resumable, "what it keeps outlives a start"
     assert findings(step()) == []
+
+
+@pytest.mark.parametrize("kind", ["model/gguf", "model/safetensors", "model/ollama"])
+def test_a_modelfile_is_heard_only_where_it_is_what_was_given(kind: str) -> None:
+    launch = Serve().launch(step(msgspec.structs.replace(GGUF, type=kind)), HOST)
+    assert ("--modelfile" in launch.argv) is (kind == "model/ollama")
 
 
 @pytest.mark.parametrize(
