@@ -224,4 +224,4 @@ def _unfinished(key: str) -> Json:
 
 def _shown(spec: ImageSpec, done: Realised) -> str:
     """What a user calls it by: a folder, or a container image's tag."""
-    return f"qwend/{spec.name}:{spec.flavour}-{spec.digest[:12]}" if done.kind == "oci" else done.location
+    return spec.container if done.kind == "oci" else done.location

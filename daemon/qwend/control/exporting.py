@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
 
 from qwend.api.control import ExportRequest, Json
 from qwend.control.planning import Planned
@@ -15,6 +16,7 @@ from qwend.model.artifact import Artifact
 from qwend.model.plan import CompiledStep
 from qwend.reconciler.places import threads
 from qwend.reconciler.reconciler import Reconciler
+from qwend.setting_values import PORT_RANGE
 
 
 async def export(running: Running, reconciler: Reconciler, request: ExportRequest) -> AsyncIterator[Json]:
@@ -29,7 +31,9 @@ async def export(running: Running, reconciler: Reconciler, request: ExportReques
     if planned is None:
         return
     compiled = planned.compiled
-    parts = [await _part(reconciler, compiled.recipe, step) for step in compiled.steps]
+    leased = {row["port"] for row in reconciler.world.state.rows("lease").values()}
+    spare = (port for port in count(PORT_RANGE[0]) if port not in leased)
+    parts = [await _part(reconciler, compiled.recipe, step, spare) for step in compiled.steps]
     end: Json = {"exit_code": 0, "missing": []}
     if request.form == "compose":
         end["document"], end["files"] = compose_file(compiled.recipe, parts)
@@ -41,17 +45,20 @@ async def export(running: Running, reconciler: Reconciler, request: ExportReques
     yield {"end": end}
 
 
-async def _part(reconciler: Reconciler, recipe: str, step: CompiledStep) -> Part:
+async def _part(reconciler: Reconciler, recipe: str, step: CompiledStep, spare: Iterator[int]) -> Part:
     world = reconciler.world
     artifact = await world.store.find(step.fingerprint) if step.kind != "service" else None
     builder = world.builders.get(step.runtime)
     found = await builder.find(step.image) if builder is not None and step.image is not None else None
-    lease = world.state.rows("lease").get(f"{recipe}/{step.name}")
+    port = None
+    if step.kind == "service":
+        lease = world.state.rows("lease").get(f"{recipe}/{step.name}")
+        port = step.policy.port or (lease["port"] if lease else next(spare))
     return Part(
         step,
         _made(artifact) if artifact is not None else None,
         Place(found.kind, found.location) if found is not None else None,
-        step.policy.port or (lease["port"] if lease else None),
+        port,
         threads(step.resources.cpus, world.host.cpus),
     )
 

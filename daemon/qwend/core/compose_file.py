@@ -10,16 +10,13 @@ from qwend.core.binding import Places, bind
 from qwend.core.exported import Made, Part, folder_name, image_of
 from qwend.core.wording import listing
 from qwend.errors import UsageError
-from qwend.model.image import HostProgram, ImageSpec
+from qwend.model.image import IMAGE_USER, HostProgram, ImageSpec
 from qwend.model.launch import Launch
 
 Json = dict[str, Any]
 
 _DRIVERS = "/opt/drivers"
 _SECRETS = "/run/secrets"
-_USER = "10001:10001"
-_FIRST_PORT = 18100
-"""For a service that has never had a port."""
 
 
 def compose_file(recipe: str, parts: Sequence[Part]) -> tuple[Json, dict[str, str]]:
@@ -30,10 +27,10 @@ def compose_file(recipe: str, parts: Sequence[Part]) -> tuple[Json, dict[str, st
     secrets: Json = {}
     made = {part.step.name: part.made for part in parts}
     wrong: list[UsageError] = []
-    for number, part in enumerate(one for one in parts if one.step.kind == "service"):
+    for part in (one for one in parts if one.step.kind == "service"):
         try:
             name = folder_name(part.step.name)
-            services[name] = _service(part, made, part.port or _FIRST_PORT + number, files, secrets)
+            services[name] = _service(part, made, files, secrets)
         except UsageError as error:
             wrong.append(error)
     if wrong:
@@ -44,10 +41,8 @@ def compose_file(recipe: str, parts: Sequence[Part]) -> tuple[Json, dict[str, st
     return document | ({"secrets": secrets} if secrets else {}), files
 
 
-def _service(
-    part: Part, made: Mapping[str, Made | None], port: int, files: dict[str, str], secrets: Json
-) -> Json:
-    step, launch = part.step, part.step.launch
+def _service(part: Part, made: Mapping[str, Made | None], files: dict[str, str], secrets: Json) -> Json:
+    step, launch, port = part.step, part.step.launch, part.port
     assert launch is not None
     if isinstance(step.image, HostProgram) or step.image is None:
         raise UsageError(
@@ -63,7 +58,7 @@ def _service(
             hint="qwend up makes it",
         )
     there = {name: one for name, one in inputs.items() if one is not None}
-    argv, env = bind(launch, _places(part, there, port))
+    argv, env = bind(launch, _places(part, there))
     env = {
         "HOME": "/scratch", "TMPDIR": "/scratch", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(part.threads), **step.image.env, **env,
@@ -81,7 +76,7 @@ def _service(
         ],
         "restart": _restart(part),
         "stop_grace_period": f"{step.policy.stop_grace_s:g}s",
-        "user": _USER,
+        "user": f"{IMAGE_USER}:{IMAGE_USER}",
         "read_only": True,
         "tmpfs": ["/tmp:exec,mode=1777", "/scratch:exec,mode=1777"],
         "cap_drop": ["ALL"],
@@ -98,7 +93,7 @@ def _service(
         secrets[name] = {"file": f"${{{variable}:?a file that holds the secret {name}}}"}
     if step.secrets:
         service["secrets"] = list(step.secrets)
-    if check := _healthcheck(part, launch, port):
+    if check := _healthcheck(part, launch):
         service["healthcheck"] = check
     if step.policy.memory is not None:
         service["mem_limit"] = service["memswap_limit"] = step.policy.memory
@@ -113,7 +108,7 @@ def _service(
     return service
 
 
-def _places(part: Part, inputs: Mapping[str, Made], port: int) -> Places:
+def _places(part: Part, inputs: Mapping[str, Made]) -> Places:
     return Places(
         inputs={name: f"/in/{name}" for name in inputs},
         contents={name: tuple(made.files) for name, made in inputs.items()},
@@ -123,7 +118,7 @@ def _places(part: Part, inputs: Mapping[str, Made], port: int) -> Places:
         secrets={name: f"{_SECRETS}/{name}" for name in part.step.secrets},
         image="/opt/qwend",
         bind="0.0.0.0",
-        port=port,
+        port=part.port,
         threads=part.threads,
     )
 
@@ -147,7 +142,7 @@ def _restart(part: Part) -> str:
     return policy.policy
 
 
-def _healthcheck(part: Part, launch: Launch, port: int) -> Json | None:
+def _healthcheck(part: Part, launch: Launch) -> Json | None:
     """The probe of readiness, asked by the Python that is in every image of ours."""
     if (
         launch.probe is None
@@ -155,7 +150,7 @@ def _healthcheck(part: Part, launch: Launch, port: int) -> Json | None:
         or launch.probe.ready.body is not None
     ):
         return None
-    ask = f'import urllib.request as u; u.urlopen("http://127.0.0.1:{port}{launch.probe.ready.path}", timeout=8)'
+    ask = f'import urllib.request as u; u.urlopen("http://127.0.0.1:{part.port}{launch.probe.ready.path}", timeout=8)'
     deadline = part.step.policy.deadline_s or launch.probe.deadline_s
     return {
         "test": ["CMD", "python3", "-c", _literal(ask)],

@@ -26,7 +26,8 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A step with what there is of it: its artifact, its realised image, its port, its CPU threads."""
+    """A step with what there is of it: its artifact, its realised image, its CPU threads. `port` is a service's: the
+    one that it has or, had it none yet, might get."""
 
     step: CompiledStep
     made: Made | None
@@ -43,8 +44,8 @@ def folder_name(step: str) -> str:
 def image_of(part: Part) -> str:
     """What a container image is called by: its tag, or an upstream image by digest."""
     match part.step.image:
-        case ImageSpec(name=name, flavour=flavour, digest=digest):
-            return f"qwend/{name}:{flavour}-{digest[:12]}"
+        case ImageSpec() as ours:
+            return ours.container
         case HostProgram(program=program):
             return program
         case None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from qwend.core.binding import match
 from qwend.core.exported import Part, folder_name
 from qwend.model.launch import (
+    OFFLINE,
     PREVIOUS,
     BindRef,
     DriverRef,
@@ -39,7 +40,6 @@ set -eu
 _ONE = """\
 one() { (cd "$1" && for file in $2; do echo "$file"; break; done); }    # the file that a pattern means
 """
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 class _Cannot(Exception):
@@ -108,7 +108,7 @@ class _Writer:
             files += _written(file, f".{folder}/drivers/{file.name}")
         where = _Inside(self._places, part) if step.runtime == "docker" else _Here(self._places, part)
         words = [_spell(word, where.fill) for word in launch.argv]
-        given = {} if launch.network else dict.fromkeys(_OFFLINE, "1")
+        given = {} if launch.network else dict(OFFLINE)
         given |= {name: shlex.quote(value) for name, value in step.image.env.items()}
         given |= {name: _spell(word, where.fill) for name, word in launch.env.items()}
         env = [f"{name}={value}" for name, value in given.items()]
@@ -149,7 +149,7 @@ class _Here:
             case ThreadsRef():
                 return str(self._part.threads)
             case PortRef():
-                return str(self._part.port or 8080)
+                return str(self._part.port)
             case SecretRef():
                 return "/dev/null"
 
@@ -218,7 +218,7 @@ class _Inside(_Here):
 
     def command(self, words: list[str], env: list[str], *, networked: bool) -> str:
         step, image = self._part.step, self._part.image
-        port = self._part.port or 8080
+        port = self._part.port
         options = ["docker run --rm --init --read-only --tmpfs /tmp:exec"]
         options += ["--cap-drop ALL --security-opt no-new-privileges"]
         options += ["" if networked else "--network none"]

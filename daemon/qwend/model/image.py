@@ -31,6 +31,8 @@ from qwend.model.image_file import (
     read_image_file,
 )
 
+IMAGE_USER = 10001
+"""Whom our container images name: the uid and the gid of their processes where the user is root."""
 _FORMAT = 1
 """Raised when the meaning of an unchanged image folder changes: it is hashed into every digest."""
 
@@ -60,9 +62,19 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, tag="lock", tag_field
     """The container image, by digest, whose program is in it; None: it can be an environment on the host, too."""
 
     @property
+    def version(self) -> str:
+        """`<flavour>-<first 12 digits of the digest>`."""
+        return f"{self.flavour}-{self.digest[:12]}"
+
+    @property
     def key(self) -> str:
-        """Name of the realisation: `<name>-<flavour>-<first 12 digits of the digest>`."""
-        return f"{self.name}-{self.flavour}-{self.digest[:12]}"
+        """Name of the realisation: `<name>-<version>`."""
+        return f"{self.name}-{self.version}"
+
+    @property
+    def container(self) -> str:
+        """The name and tag that an engine knows the realisation by."""
+        return f"qwend/{self.name}:{self.version}"
 
 
 class UpstreamImage(msgspec.Struct, frozen=True, kw_only=True, tag="upstream", tag_field="kind"):

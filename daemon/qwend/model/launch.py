@@ -22,6 +22,9 @@ class InputRef(msgspec.Struct, frozen=True, tag="input"):
     path: str = ""
 
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""The environment of a step without network: libraries that would wait for a hub are told that there is none."""
+
 PREVIOUS = "@previous"
 """The name of an input that every job has: what this step of this recipe made before, with other prompts or parameters,
 or an empty folder. It counts in no fingerprint: a job may only spare itself work by it."""

@@ -51,7 +51,7 @@ def part(
     made: Made | None = None,
     files: tuple[LaunchFile, ...] = (),
     runtime: str = "native",
-    port: int | None = None,
+    port: int = 18100,
     **more: Any,
 ) -> Part:
     """A step whose program is a file of its image."""
@@ -61,7 +61,7 @@ def part(
         name, "toy/prog", kind, "f" * 64, {}, image=UPSTREAM, launch=launch, runtime=runtime,
         inputs=tuple(Edge(one, one) for one in inputs), command=("prog", "<x>\n<y>"), **more,
     )  # fmt: skip
-    return Part(step, made, image, port, 2)
+    return Part(step, made, image, port if kind == "service" else None, 2)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class DockerBuilder:
         if isinstance(image, UpstreamImage):
             return await upstream.find(self._connection, image)
         spec = _locked(image)
-        inspected = await inspect_image(self._connection, tag_of(spec))
+        inspected = await inspect_image(self._connection, spec.container)
         if inspected is None:
             return None
         _check_labels(spec, inspected)
@@ -84,9 +84,9 @@ class DockerBuilder:
         """How the image differs from its lock, one sentence each; empty: not at all. Runs a container of it
         without network; takes about 1 s for each GB."""
         spec = _locked(image)
-        inspected = await inspect_image(self._connection, tag_of(spec))
+        inspected = await inspect_image(self._connection, spec.container)
         if inspected is None:
-            return [f"{tag_of(spec)} is not built"]
+            return [f"{spec.container} is not built"]
         try:
             _check_labels(spec, inspected)
         except QwendError as error:
@@ -152,7 +152,7 @@ class DockerBuilder:
         if status:
             note = context.note_of(spec)
             raise build_trouble(trail, status=status, base=base, log=log, note=note)
-        inspected = await inspect_image(self._connection, tag_of(spec))
+        inspected = await inspect_image(self._connection, spec.container)
         if inspected is None:
             raise StepFailed(f"the build of {spec.key} left no image", code="build-failed", hint=str(log))
         return msgspec.structs.replace(
@@ -172,7 +172,7 @@ class DockerBuilder:
         }
         return [
             *("build", "--builder", "default", "--progress", "rawjson", "--provenance", "false", "--load"),
-            *("--network", "host", "--tag", tag_of(spec)),
+            *("--network", "host", "--tag", spec.container),
             *(part for name, path in secrets.items() for part in ("--secret", f"id={name},src={path}")),
             *(part for name, value in named.items() for part in ("--build-arg", f"{name}={value}")),
             *(part for name, value in labels.items() for part in ("--label", f"{name}={value}")),
@@ -242,11 +242,6 @@ def _remove(name: str, client: Any) -> None:
     client.remove_image(name)
 
 
-def tag_of(spec: ImageSpec) -> str:
-    """The name that the engine knows an image by."""
-    return f"qwend/{spec.name}:{spec.flavour}-{spec.digest[:12]}"
-
-
 def _locked(image: Image) -> ImageSpec:
     if isinstance(image, ImageSpec):
         return image
@@ -269,8 +264,8 @@ def _check_labels(spec: ImageSpec, inspected: Mapping[str, Any]) -> None:
         got = labels.get(context.LABEL + what)
         if got != wanted:
             raise QwendError(
-                f"{tag_of(spec)} is not what its name says: its {what} is {got or 'missing'}, "
+                f"{spec.container} is not what its name says: its {what} is {got or 'missing'}, "
                 f"the {'lock' if what == 'lock' else 'image folder'} has {wanted}",
                 code="lock-mismatch",
-                hint=f"if nobody means it to be so: docker rmi {tag_of(spec)}, then build again",
+                hint=f"if nobody means it to be so: docker rmi {spec.container}, then build again",
             )

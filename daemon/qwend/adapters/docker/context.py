@@ -107,7 +107,7 @@ def labels(spec: ImageSpec, image: ImageFile, pins: list[Pin]) -> dict[str, str]
         "org.opencontainers.image.title": f"qwend/{spec.name}",
         "org.opencontainers.image.description": image.summary,
         "org.opencontainers.image.licenses": image.licence,
-        "org.opencontainers.image.version": f"{spec.flavour}-{spec.digest[:12]}",
+        "org.opencontainers.image.version": spec.version,
     }
 
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from qwend.adapters.docker.mounts import AUTHORITIES, REPORT, SCRATCH
 from qwend.effects import Order
-
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""The network is not there: libraries that would wait for it are told."""
+from qwend.model.launch import OFFLINE
 
 _WAYS = (
     *(
@@ -54,5 +52,5 @@ def environment(
         if ca:
             env |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), AUTHORITIES)
     else:
-        env |= _OFFLINE
+        env |= OFFLINE
     return {**env, **order.env}

@@ -21,7 +21,7 @@ def sbom(spec: ImageSpec, image: ImageFile, pins: list[Pin]) -> str:
         "type": "container",
         "bom-ref": spec.key,
         "name": f"qwend/{spec.name}",
-        "version": f"{spec.flavour}-{spec.digest[:12]}",
+        "version": spec.version,
         "description": image.summary,
         "licenses": [{"expression": image.licence}],
         "hashes": [{"alg": "SHA-256", "content": spec.digest}],

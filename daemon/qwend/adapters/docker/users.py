@@ -7,9 +7,7 @@ import os
 from qwend.adapters.docker.connection import Engine
 from qwend.adapters.docker.containers import Containers
 from qwend.adapters.docker.mounts import User
-
-IMAGE_USER = 10001
-"""Whom our images name; taken where the user is root and the image names nobody, or root."""
+from qwend.model.image import IMAGE_USER
 
 
 async def user_of(containers: Containers, image: str, engine: Engine) -> User:

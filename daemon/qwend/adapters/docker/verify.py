@@ -10,7 +10,7 @@ from typing import Any
 from qwend.adapters.docker.connection import Connection
 from qwend.adapters.locks import canonical, read_lock
 from qwend.errors import StepFailed
-from qwend.model.image import ImageSpec, chosen_flavour
+from qwend.model.image import IMAGE_USER, ImageSpec, chosen_flavour
 from qwend.model.image_file import read_image_file
 
 _TAKES_S = 600
@@ -58,7 +58,7 @@ def _look(client: Any, image: str) -> dict[str, Any]:
             "Image": image,
             "Entrypoint": ["/opt/qwend/bin/python", "-I", "-S", "-c", script],
             "Cmd": [],
-            "User": "10001:10001",
+            "User": f"{IMAGE_USER}:{IMAGE_USER}",
             "NetworkDisabled": True,
             "HostConfig": {
                 "NetworkMode": "none",

@@ -6,9 +6,7 @@ import os
 from collections.abc import Mapping
 
 from qwend.effects import Order
-
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""Advice, not a wall: a native process of the user's can reach what the user can. Docker enforces it."""
+from qwend.model.launch import OFFLINE
 
 NETWORK = (
     "http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
@@ -44,5 +42,5 @@ def environment(order: Order, settings: Mapping[str, str]) -> dict[str, str]:
     if order.launch.network:
         env |= {name: os.environ[name] for name in NETWORK if name in os.environ} | dict(settings)
     else:
-        env |= _OFFLINE
+        env |= OFFLINE  # advice, not a wall: a process of the user's can reach what the user can
     return {**env, **order.env}

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from qwend.adapters.docker.build import DockerBuilder, tag_of
+from qwend.adapters.docker.build import DockerBuilder
 from qwend.adapters.docker.connection import Connection
 from qwend.adapters.docker.construction import Base
 from qwend.adapters.pip_settings import IndexSettings
@@ -108,7 +108,7 @@ async def test_an_image_that_would_be_made_otherwise_now_is_made_again(
     assert engine.inspect_image(again.location)["Config"]["Cmd"] == ["tiny", "again"]
     listed = [image for image in await builder.images() if image.id in {first.location, again.location}]
     assert [(image.id, image.tag, builder.made_so(spec, image)) for image in listed] == [
-        (again.location, tag_of(spec), True),
+        (again.location, spec.container, True),
         (first.location, "", False),
     ]
     assert await builder.remove(first.location) > 0
@@ -201,13 +201,13 @@ async def test_another_image_under_the_name_is_refused(
     make_builder: Make, tmp_path: Path, engine: Any, base: str
 ) -> None:
     spec = tiny_image(tmp_path / "tiny")
-    name, _, tag = tag_of(spec).partition(":")
+    name, _, tag = spec.container.partition(":")
     engine.tag(base, name, tag)
     try:
         with pytest.raises(QwendError, match="its digest is missing"):
             await make_builder().realise(spec, ignore)
     finally:
-        engine.remove_image(tag_of(spec))
+        engine.remove_image(spec.container)
 
 
 async def test_what_was_changed_inside_an_image_is_found(
@@ -221,7 +221,7 @@ async def test_what_was_changed_inside_an_image_is_found(
     try:
         engine.start(container)
         engine.wait(container)
-        name, _, tag = tag_of(spec).partition(":")
+        name, _, tag = spec.container.partition(":")
         engine.commit(
             container, name, tag, conf={"Labels": engine.inspect_image(made.location)["Config"]["Labels"]}
         )
@@ -272,15 +272,15 @@ async def test_a_removed_image_is_gone_and_one_in_use_stays(
     container = engine.create_container(made.location, ["tiny"])["Id"]
     try:
         with pytest.raises(QwendError, match="is in use"):
-            await builder.remove(tag_of(spec))
+            await builder.remove(spec.container)
         [listed] = [image for image in await builder.images() if image.id == made.location]
         assert listed.in_use
     finally:
         engine.remove_container(container)
-    assert await builder.remove(tag_of(spec)) > 0
+    assert await builder.remove(spec.container) > 0
     assert await builder.find(spec) is None
     with pytest.raises(UsageError, match="the engine has no image"):
-        await builder.remove(tag_of(spec))
+        await builder.remove(spec.container)
 
 
 async def test_a_program_of_the_host_has_no_container(make_builder: Make) -> None:
