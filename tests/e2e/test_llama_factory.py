@@ -60,7 +60,7 @@ steps:
   f16: {uses: llama-cpp/convert, from: merged, with: {outtype: f16}}
   chat: {uses: llama-cpp/serve, from: f16, with: {context: 512}}
   tutor: {uses: llama-factory/serve, from: train, with: {checkpoint: 9}, profiles: [tutor]}
-  spoken: {uses: ollama/serve, from: train, with: {url: "OLLAMA"}, profiles: [spoken]}
+  spoken: {uses: ollama/serve, from: train, with: {url: "http://127.0.0.1:11434"}, profiles: [spoken]}
 """
 
 
@@ -79,7 +79,7 @@ def test_a_training_that_was_killed_goes_on_and_what_it_learned_is_served(
 ) -> None:
     there, stand_in = ollama
     recipe = qwend.folder / "tuned.yaml"
-    recipe.write_text(RECIPE.replace("OLLAMA", there), encoding="utf-8")
+    recipe.write_text(RECIPE.replace("http://127.0.0.1:11434", there), encoding="utf-8")
     (qwend.folder / "roleplay.json").write_bytes((ROOT / "recipes/data/roleplay.json").read_bytes())
 
     # Killed between the second checkpoint and the end.

@@ -9,12 +9,13 @@ standard output. Exit codes: 0 done, 1 it failed, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 import lf_infer
@@ -74,5 +75,18 @@ def ask(told: dict[str, Any], text: str) -> None:
         answer.write("\n")
 
 
+def leave(code: int) -> NoReturn:
+    """Ends without the interpreter's own farewell: a thread that generates may still be in native code, and one that
+    is stopped there ends the process by SIGABRT."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except SystemExit as ended:
+        leave(ended.code if isinstance(ended.code, int) else 1 if ended.code else 0)
+    leave(0)
