@@ -48,14 +48,11 @@ def _native() -> str | None:
 LACKS: dict[str, Callable[[], str | None]] = {"docker": _docker, "gpu": _gpu, "mac": _mac, "native": _native}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    asked = str(config.getoption("markexpr"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for marker, lacks in LACKS.items():
             if item.get_closest_marker(marker) and (reason := lacks()):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
-        if item.get_closest_marker("real") and "real" not in asked:
-            item.add_marker(pytest.mark.skip(reason="downloads real weights: ask for it with -m real"))
 
 
 @pytest.fixture(autouse=True)
