@@ -52,22 +52,24 @@ class Foreground:
                 end = self._watch(self._client.stream("POST", "/v1/runs", self._request))
                 if end:  # --no-wait has none
                     code = self._report(end)
-                    if code == 0 and not self._interrupts and self._stays(end):
+                    started = self._started(end)
+                    if code == 0 and started and not self._interrupts:
                         click.echo(spelled("Ctrl-C stops it; `qwend up -d` leaves it running"), err=True)
-                        code = self._keep_company(end["steps"][0]["recipe"])
+                        code = self._keep_company(end["steps"][0]["recipe"], started)
         except _LetGo:
             return 130
         return 130 if self._interrupts else code
 
-    def _keep_company(self, recipe: str) -> int:
-        """Tells what happens to the services until none of them is left; 1 if one of them failed for good."""
+    def _keep_company(self, recipe: str, started: set[str]) -> int:
+        """Tells what happens until none of these services is left; 1 if one of them failed for good. What was up
+        before this run is no reason to stay: Ctrl-C would not stop it."""
         news = self._client.stream("GET", "/v1/events", follow=True, after=self._seen, recipe=recipe)
         with progress.display() as self._shown:
             for event in news:
                 self._shown.event(event)
                 if event["kind"] in {"service.stopped", "service.killed", "service.failed"}:
                     rows = self._client.get("/v1/steps", recipe=recipe)["steps"]
-                    states = [row["state"] for row in rows if row["kind"] == "service"]
+                    states = [row["state"] for row in rows if row["step"] in started]
                     if all(state in {"stopped", "failed"} for state in states):
                         return int("failed" in states)
         return 0
@@ -121,10 +123,10 @@ class Foreground:
                 click.echo(line)
         return code
 
-    def _stays(self, end: Json) -> bool:
-        """Whether there is something to stay for."""
+    def _started(self, end: Json) -> set[str]:
+        """The services to stay for."""
         changed = self._plan.get("plan", {}).get("changes", True)
-        return changed and not self._kept and any(row["kind"] == "service" for row in end.get("steps") or [])
+        return set(end.get("started") or ()) if changed and not self._kept else set()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

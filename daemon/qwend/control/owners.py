@@ -69,7 +69,5 @@ class Owners:
 
 
 def stays_for(end: Json | None) -> bool:
-    """Whether a client in the foreground stays when it was told this end: for services that are up."""
-    if end is None or end["exit_code"] != 0:
-        return False
-    return any(row["kind"] == "service" for row in end["steps"])
+    """Whether a client in the foreground stays when it was told this end: for services that its run started."""
+    return end is not None and end["exit_code"] == 0 and bool(end["started"])

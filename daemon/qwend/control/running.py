@@ -93,7 +93,7 @@ class Running:
                 planned.lock.write()
                 if request.kept:
                     self._owners.keep(recipe)
-                yield {"run": None, "attached": False, "end": self._end(recipe, "done", None)}
+                yield {"run": None, "attached": False, "end": self._end(recipe, "done")}
                 return
             run = drive.run.id
             mine = not request.kept and (attached or drive.plan.changes)
@@ -275,14 +275,17 @@ class Running:
 
         async for item in until(drive.task, news, *concerning(drive.compiled, run)):
             yield item
-        yield {"end": self._end(recipe, drive.run.state, drive.error)}
+        yield {"end": self._end(recipe, drive.run.state, drive.error, run)}
 
-    def _end(self, recipe: str, state: str, error: QwendError | None) -> Json:
+    def _end(self, recipe: str, state: str, error: QwendError | None = None, run: str | None = None) -> Json:
+        """How a run ended; `started` names the services that it brought up, for which a client may stay."""
+        rows = self._reconciler.rows(recipe) if run is not None else ()
         return {
             "state": state,
             "exit_code": error.exit_code if error is not None else 0 if state == "done" else 130,
             "error": error.to_dict() if error is not None else None,
             "steps": self._rows(recipe),
+            "started": [row.step for row in rows if row.kind == "service" and row.run == run],
         }
 
     def _drive(self, run: str) -> Drive:

@@ -58,7 +58,10 @@ def plan(*actions: tuple[str, str, str], steps: list[Json] | None = None, **more
 
 
 def end(*steps: Json, code: int = 0, error: Json | None = None, state: str = "done") -> Json:
-    return {"end": {"state": state, "exit_code": code, "error": error, "steps": list(steps)}}
+    started = [row["step"] for row in steps if row["kind"] == "service"]
+    return {
+        "end": {"state": state, "exit_code": code, "error": error, "steps": list(steps), "started": started}
+    }
 
 
 def event(kind: str, subject: str, seq: int = 1, **more: Any) -> Json:

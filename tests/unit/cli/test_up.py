@@ -538,6 +538,31 @@ def test_services_are_kept_company_until_somebody_stops_them(daemon: FakeDaemon,
     assert (process.returncode, err) == (0, "chat: stopped\n")
 
 
+def test_a_run_that_started_no_service_returns_though_one_is_up(
+    qwend: Qwend, daemon: FakeDaemon, recipe: str
+) -> None:
+    ended = end(Q4, CHAT)
+    ended["end"]["started"] = []
+    daemon.streams("POST", "/v1/runs", plan(("run", "q4", "")), {"run": "01J"}, ended)
+    done = qwend("up", "q4")
+    assert done.code == 0 and "Ctrl-C" not in done.err
+    assert daemon.seen("GET", "/v1/events") == []
+
+
+def test_company_ends_with_the_services_of_the_run_though_another_is_up(
+    qwend: Qwend, daemon: FakeDaemon, recipe: str
+) -> None:
+    other = row("other", "ready")
+    ended = end(CHAT, other)
+    ended["end"]["started"] = ["other"]
+    daemon.streams("POST", "/v1/runs", plan(("start", "other", "")), {"run": "01J"}, ended)
+    later = event("service.unhealthy", "chat", 3)
+    daemon.streams("GET", "/v1/events", event("service.stopped", "other", 2), later)
+    daemon.answers("GET", "/v1/steps", {"steps": [CHAT, row("other", "stopped")]})
+    done = qwend("up", "other")
+    assert (done.code, done.err.splitlines()[-1]) == (0, "other: stopped")
+
+
 def test_an_interrupt_while_keeping_company_stops_the_services(daemon: FakeDaemon, running: Running) -> None:
     gate = threading.Event()
     daemon.streams("POST", "/v1/runs", CHANGES, {"run": "01J"}, end(CHAT))

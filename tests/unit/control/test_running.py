@@ -206,6 +206,20 @@ async def test_who_lets_go_stops_what_his_run_started_and_nothing_of_before(hous
     assert house.states() == {"chat": "ready", "other": "stopped"}
 
 
+async def test_a_run_tells_which_services_it_started(house: House) -> None:
+    assert end(await house.up(recipe(service("chat")), kept=True))["started"] == ["chat"]
+    assert end(await house.up(recipe(service("chat"), service("other")), kept=False))["started"] == ["other"]
+    assert end(await house.up(recipe(job("job"), service("chat"), service("other"))))["started"] == []
+
+
+async def test_who_made_something_beside_a_service_of_somebody_else_does_not_hold_it(house: House) -> None:
+    first = await house.up(recipe(service("chat")), kept=False)
+    second = await house.up(recipe(job("job"), service("chat")), kept=False)
+    assert changes(second)
+    assert await house.let_go(first), "the second is gone: it had nothing to stay for"
+    assert house.states()["chat"] == "stopped"
+
+
 async def test_the_last_of_several_stops_what_all_of_them_started(house: House) -> None:
     first = await house.up(recipe(service("chat")), kept=False)
     second = await house.up(recipe(service("chat"), service("other")), kept=False)

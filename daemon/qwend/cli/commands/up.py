@@ -33,7 +33,7 @@ def command(targets: tuple[str, ...], detach: bool, no_wait: bool, dry_run: bool
     """Bring a recipe up: fetch, build, run and serve what is not there yet.
 
     STEP brings up only that and what it needs. Jobs that are done stay done; a second `up` changes nothing.
-    A recipe with services stays in the foreground: Ctrl-C stops what it started, twice kills, -d leaves it.
+    It stays in the foreground for services that it started: Ctrl-C stops them, twice kills, -d leaves them.
     """  # fmt: skip
     if no_wait and not detach:
         raise click.UsageError("--no-wait goes with -d")
