@@ -102,10 +102,11 @@ class FakeRuntime:
 
 
 class FakeBuilder:
-    """Every image is there, unless `missing`; `built` counts builds."""
+    """Every image is there, unless `missing`; `built` counts builds, which raise what is `broken`."""
 
     def __init__(self) -> None:
         self.missing: set[str] = set()
+        self.broken: QwendError | None = None
         self.built: list[str] = []
         self.gate: asyncio.Event | None = None
 
@@ -114,6 +115,8 @@ class FakeBuilder:
         progress(Progress("", "install", 1, 2))
         if self.gate is not None:
             await self.gate.wait()
+        if self.broken is not None:
+            raise self.broken
         self.missing.discard(image.name)
         return Realised(image.name, "program", "/bin/echo", image.digest)
 

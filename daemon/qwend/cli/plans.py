@@ -69,21 +69,19 @@ def needs(answer: Json) -> list[str]:
 
 
 def remarks(answer: Json) -> list[str]:
-    """Warnings of the recipe and of the plan, and what keeps it from starting."""
-    plan, compiled = answer["plan"], answer["compiled"]
-    warnings = dict.fromkeys([*compiled["warnings"], *plan["warnings"]])
-    return [f"warning: {text}" for text in warnings] + [f"cannot start: {text}" for text in plan["blockers"]]
+    """Warnings of the recipe and of the plan. What keeps it from starting is for `refuse` to say."""
+    warnings = dict.fromkeys([*answer["compiled"]["warnings"], *answer["plan"]["warnings"]])
+    return [f"warning: {text}" for text in warnings]
 
 
 def refuse(answer: Json) -> None:
     """Raises if the plan cannot start here."""
     blockers = answer["plan"]["blockers"]
+    what = f"{answer['plan']['recipe']} cannot start here"
+    if len(blockers) == 1:
+        raise OutOfResource(f"{what}: {blockers[0]}", code="blocked")
     if blockers:
-        raise OutOfResource(
-            f"{answer['plan']['recipe']} cannot start here: {blockers[0]}",
-            code="blocked",
-            details=tuple(OutOfResource(text) for text in blockers) if len(blockers) > 1 else (),
-        )
+        raise OutOfResource(what, code="blocked", details=tuple(OutOfResource(text) for text in blockers))
 
 
 def exported(client: Client, request: Json, form: str) -> Json:

@@ -24,6 +24,7 @@ from qwend.core.signals import (
     Go,
     Granted,
     Healthy,
+    Lacking,
     Late,
     NotCommitted,
     NotEnded,
@@ -63,6 +64,8 @@ def _service(step: Step, policy: Policy, signal: Signal) -> Decision:
         case "pending" | "stopped" | "failed" | "backoff", Go():
             fresh = to(step, "waiting", want="up", after="", attempts=0, moves=0, exit=None, ended=None)
             return fresh, (Timer("backoff", None), Acquire())
+        case "pending" | "stopped" | "failed", Lacking(reason=reason, code=code):
+            return to(step, "failed", reason, code=code, exit=None), ()
         case "waiting", Blocked(reason=reason):
             return to(step, "waiting", reason), ()
         case "waiting", Refused(reason=reason, code=code):
@@ -177,8 +180,8 @@ def table() -> str:
 
 
 _SAMPLES: tuple[Signal, ...] = (
-    Go(), Blocked("…"), Refused("…"), Granted(), Started(Handle("native", "m", "1")), NotStarted("…"), Healthy(),
-    Unhealthy("…"), Ended(Exit("m", code=0)), Ended(Exit("m", code=1), "…"), NotEnded("…"), Committed("…"),
+    Go(), Blocked("…"), Refused("…"), Lacking("…"), Granted(), Started(Handle("native", "m", "1")), NotStarted("…"),
+    Healthy(), Unhealthy("…"), Ended(Exit("m", code=0)), Ended(Exit("m", code=1), "…"), NotEnded("…"), Committed("…"),
     NotCommitted("…"), Late("deadline"), Late("backoff"), Late("reset"), Stop(), Again(),
 )  # fmt: skip
 _STATES = {

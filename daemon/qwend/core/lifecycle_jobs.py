@@ -14,6 +14,7 @@ from qwend.core.signals import (
     Ended,
     Go,
     Granted,
+    Lacking,
     Late,
     NotCommitted,
     NotEnded,
@@ -37,6 +38,8 @@ def decide_job(step: Step, policy: Policy, signal: Signal) -> Decision:
             return to(
                 step, "waiting", want="up", after="", attempts=0, exit=None, artifact=None, ended=None
             ), (Acquire(),)
+        case "pending" | "failed" | "cancelled" | "succeeded" | "cached", Lacking(reason=reason, code=code):
+            return to(step, "failed", reason, code=code, exit=None, artifact=None), ()
         case "waiting", Blocked(reason=reason):
             return to(step, "waiting", reason), ()
         case "waiting", Refused(reason=reason, code=code):

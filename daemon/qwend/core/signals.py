@@ -26,6 +26,13 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     code: str = "out-of-resource"
 
 
+class Lacking(msgspec.Struct, frozen=True, tag=True):
+    """What a start needs cannot be had (its image could not be built): it was not even begun."""
+
+    reason: str
+    code: str = ""
+
+
 class Granted(msgspec.Struct, frozen=True, tag=True):
     """The leases are held."""
 
@@ -106,7 +113,7 @@ class Again(msgspec.Struct, frozen=True, tag=True):
 
 
 Signal = (
-    Go | Blocked | Refused | Granted | Started | NotStarted | Healthy | Unhealthy | Ended | NotEnded
+    Go | Blocked | Refused | Lacking | Granted | Started | NotStarted | Healthy | Unhealthy | Ended | NotEnded
     | Committed | NotCommitted | Late | Stop | Again
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ import msgspec
 
 from qwend.core.gate import evaluate, figures, parse
 from qwend.core.handover import obstacle
-from qwend.core.signals import Go, Stop
+from qwend.core.signals import Go, Lacking, Stop
 from qwend.effects import Realised
 from qwend.errors import GateRefused, OutOfResource, QwendError, StepFailed
 from qwend.model.artifact import Artifact
@@ -169,8 +169,9 @@ class Drive:
             if box.row.state in {"waiting", "running"}:
                 await box.post(Stop("the recipe changed"))
                 await box.until(lambda row: row.settled)
-            await self._image(step)
-            await box.adopt(step, self._reconciler.producers(self.compiled, step), self.run.id)
+            producers = self._reconciler.producers(self.compiled, step)
+            await self._equip(box, step, producers)
+            await box.adopt(step, producers, self.run.id)
             await box.post(Go())
         row = await box.until(lambda row: row.settled)
         if row.state != "succeeded":
@@ -210,7 +211,7 @@ class Drive:
         if verb == "keep" and box.row.want == "up" and box.row.state not in {"stopped", "failed"}:
             await box.adopt(step, producers, box.row.run)  # who started it answers for it
         else:
-            await self._image(step)
+            await self._equip(box, step, producers)
             if await self._rolled(box, step, producers, f"replaced: {why}"):
                 return
             if box.row.alive or box.row.state in {"waiting", "backoff"}:
@@ -256,6 +257,17 @@ class Drive:
     def _needs_image(self, step: CompiledStep) -> bool:
         action = self._verbs.get(step.name)
         return action is not None and action.verb in {"run", "start", "replace"} and step.image is not None
+
+    async def _equip(self, box: Mailbox, step: CompiledStep, producers: dict[str, str]) -> None:
+        """Waits for the step's image. Where it cannot be had, a step that does not run has failed; one that runs
+        goes on as it was."""
+        try:
+            await self._image(step)
+        except QwendError as error:
+            if box.row.state == "pending" or (box.row.settled and not box.row.alive):
+                await box.adopt(step, producers, self.run.id)
+                await box.post(Lacking(error.message, error.code))
+            raise
 
     def _image(self, step: CompiledStep) -> asyncio.Task[Realised]:
         """The step's image: its build begins with the run, side by side with what needs no image of its own."""

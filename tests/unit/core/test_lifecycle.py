@@ -23,6 +23,7 @@ from qwend.core.signals import (
     Go,
     Granted,
     Healthy,
+    Lacking,
     Late,
     NotCommitted,
     NotEnded,
@@ -50,8 +51,9 @@ EXITS = [
     Exit("m", code=0), Exit("m", code=1), Exit("m", signal=9), Exit("m", signal=9, oom=True), Exit("m", lost=True)
 ]  # fmt: skip
 SIGNALS: list[Signal] = [
-    Go(), Blocked("no gpu"), Refused("never"), Granted(port=20000), Started(Handle("native", "m", "1")),
-    NotStarted("no program"), Healthy(), Unhealthy("no answer"), *(Ended(exit) for exit in EXITS),
+    Go(), Blocked("no gpu"), Refused("never"), Lacking("no image"), Granted(port=20000),
+    Started(Handle("native", "m", "1")), NotStarted("no program"), Healthy(), Unhealthy("no answer"),
+    *(Ended(exit) for exit in EXITS),
     Ended(Exit("m", code=1), port_taken=True), NotEnded("gone"), Committed("d"), NotCommitted("full"), Late("deadline"),
     Late("backoff"), Late("reset"), Stop(), Stop(kill=True), Again(), Ended(Exit("m", code=1), code="out-of-memory"),
 ]  # fmt: skip
@@ -99,6 +101,7 @@ class Machine:
     def possible(self, step: Step) -> list[Signal]:
         """What the world can tell now: grants after a question, ends of what runs. People may say anything."""
         found: list[Signal] = [Go(), Stop(), Stop(kill=True), Again(), Late("reset"), Late("backoff")]
+        found.append(Lacking("no image"))
         if self.asked and not self.held:
             found += [Granted(port=20000), Blocked("busy"), Refused("never")]
         if self.processes:

@@ -362,6 +362,38 @@ async def test_a_choice_that_was_not_offered_fails_the_step(house: House) -> Non
     assert "chose other" in house.row("best").reason
 
 
+async def test_a_step_whose_image_cannot_be_built_has_failed_and_says_why(house: House) -> None:
+    builder: Any = house.world.builders["native"]
+    builder.missing = {"one"}
+    builder.broken = StepFailed("no compiler", code="no-compiler")
+    image = HostProgram(name="one", program="one", install_hint="")
+    chain = recipe(
+        msgspec.structs.replace(job("a"), image=image), msgspec.structs.replace(service("b"), image=image)
+    )
+    drive = await house.up(chain)
+    await drive.task
+    assert [(house.row(name).state, house.row(name).reason) for name in ("a", "b")] == [
+        ("failed", "image one: no compiler")
+    ] * 2
+    assert house.row("a").code == "no-compiler" and house.runtime.calls == []
+    builder.broken = None
+    await house.ready(chain)
+    assert (house.state("a"), house.state("b")) == ("succeeded", "ready")
+
+
+async def test_a_service_whose_new_image_cannot_be_built_goes_on_as_it_was(house: House) -> None:
+    await house.ready(recipe(service("chat")))
+    before = house.row("chat")
+    builder: Any = house.world.builders["native"]
+    builder.missing = {"two"}
+    builder.broken = StepFailed("no compiler")
+    image = HostProgram(name="two", program="two", install_hint="")
+    drive = await house.up(recipe(msgspec.structs.replace(service("chat"), image=image, fingerprint="new")))
+    await drive.task
+    assert drive.error is not None and "no compiler" in str(drive.error)
+    assert house.row("chat") == before
+
+
 async def test_images_that_do_not_need_each_other_are_built_side_by_side_and_each_once(house: House) -> None:
     builder: Any = house.world.builders["native"]
     builder.gate = asyncio.Event()
