@@ -86,14 +86,18 @@ def test_26_a_job_that_is_killed_half_way_is_never_taken_for_done(own: House) ->
 
 @everywhere
 def test_26_a_resumable_job_goes_on_where_it_was_killed(house: House, name: str) -> None:
-    house.begin(name, {"count": make(seconds=1.5, resumable=True)})
-    house.until(f"{name}/count", "running", where=lambda row: row["pid"])
+    steps = {"count": make(seconds=1.5, resumable=True, text=name)}
+    house.begin(name, steps)
+    (file,) = wait_for(lambda: list(house.home.glob("store/work/*/out/steps.txt")), "it counts")
+    wait_for(lambda: len(file.read_text().split()) >= 3, "it has counted to three")
     house.down(name)
-    end = house.up(name, {"count": make(seconds=1.5, resumable=True)})
-    assert end["exit_code"] == 0
+    before = len(file.read_text().split())
+    assert house.up(name, steps)["exit_code"] == 0
+    assert house.said(f"{name}/count", "from")[-1] == before, "it went on, it did not start over"
     artifact = house.client.get(f"/v1/steps/{name}/count")["artifact"]
-    steps = Path(artifact["location"], "steps.txt").read_text().split()
-    assert steps == [str(n + 1) for n in range(len(steps))], "no step twice, none left out"
+    counted = Path(artifact["location"], "steps.txt").read_text().split()
+    assert counted == [str(n + 1) for n in range(len(counted))], "no step twice, none left out"
+    assert len(counted) > before
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "zero tail"])

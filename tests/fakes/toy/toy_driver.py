@@ -29,6 +29,8 @@ def job(args: argparse.Namespace) -> int:
     mark.touch()
     done = Path(args.out) / "steps.txt"
     step = len(done.read_text().split()) if args.resume and done.exists() else 0
+    if args.resume:
+        said("from", step)
     ends = time.monotonic() + args.seconds
     while time.monotonic() < ends or step == 0:
         step += 1
