@@ -276,8 +276,12 @@ def _model(folder: Path, **files: bytes) -> Path:
         ({"pytorch_model__bin": pickle.dumps(_Evil())}, "pickle"),
         ({"model__safetensors": b"\xff" * 64}, "model.safetensors"),
         ({"model__safetensors": (1 << 40).to_bytes(8, "little") + b"{}"}, "model.safetensors"),
+        (
+            {"model__gguf": b"GGUF" + (3).to_bytes(4, "little") + (1 << 40).to_bytes(8, "little") * 2},
+            "model.gguf",
+        ),
     ],
-    ids=["pickle", "garbage", "a header of a terabyte"],
+    ids=["pickle", "garbage", "a header of a terabyte", "a GGUF of a trillion tensors"],
 )
 def test_37_weights_that_could_run_code_or_are_malformed_are_refused_before_an_engine_sees_them(
     house: House, name: str, files: dict[str, bytes], said: str
