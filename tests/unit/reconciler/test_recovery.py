@@ -224,6 +224,33 @@ async def test_a_full_disk_stops_no_life_and_what_happened_is_owed_to_it(house: 
     assert house.world.state.rows("step")["r/chat"]["generation"] == 2
 
 
+async def test_nothing_is_started_before_its_start_is_on_the_disk(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.ready(recipe(service("chat", restart=Restart(backoff_s=1.0))))
+    disk, record = asyncio.Event(), house.world.state.record
+
+    async def slowly(*events: Any) -> Any:
+        await disk.wait()
+        return await record(*events)
+
+    monkeypatch.setattr(house.world.state, "record", slowly)
+    house.runtime.end(house.runtime.marker("r/chat"), code=1)
+    await house.world.clock.advance(5.0)
+    assert not house.runtime.running, "its disk has not answered yet"
+    starts, start = [], house.runtime.start
+
+    async def seen(order: Any) -> Any:
+        row = house.world.state.rows("step")["r/chat"]
+        starts.append((row["state"], row["generation"], order.identity.generation))
+        return await start(order)
+
+    monkeypatch.setattr(house.runtime, "start", seen)
+    disk.set()
+    await house.world.clock.advance(5.0)
+    assert starts == [("starting", 2, 2)]
+
+
 async def test_a_stop_on_a_full_disk_is_written_down_when_there_is_room(house: House) -> None:
     await house.ready(recipe(service("chat")))
     house.world.state.full = True
