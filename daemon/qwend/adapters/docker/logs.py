@@ -3,14 +3,18 @@
 The engine keeps and rotates its own log, so a container is never held up by a slow reader. One thread per
 living container copies it. Beside the file lies `.<name>.at` with the engine's time of the last entry that was
 copied, and how many entries had that time: a daemon that comes back after a crash asks for what came later.
+
+A stream that is silent while the engine has more is ended, and what it left out is asked for in the same way: an engine
+may lose sight of a log that it rotates while somebody follows it (moby/moby#37646).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
+import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,12 @@ LIMIT = 16 << 20
 
 _MARK = 60
 _BATCH = 256 << 10
+_SILENT_S = 5.0
+"""After so long without an entry it is looked whether the engine has one."""
+_SELDOM_S = 60.0
+"""Between two such looks at most; they come as seldom as entries do."""
+_ENDS_S = 10.0
+"""How long a copy takes to end when it is told to, at most."""
 
 
 class LogFile:
@@ -44,6 +54,7 @@ class LogFile:
         if self.since() is None:
             self.last, self._count = "", 0
         self._resumed, self._skip = self.last, self._count
+        self.wrote = time.monotonic()
 
     def since(self) -> float | None:
         """Seconds since 1970 to ask the engine from, None for the beginning."""
@@ -56,8 +67,8 @@ class LogFile:
         """Appends entries; those that were written before are dropped."""
         texts = []
         for entry in entries:
-            time, _, text = entry.partition(b" ")
-            stamp = time.decode("ascii", "replace")
+            told, _, text = entry.partition(b" ")
+            stamp = told.decode("ascii", "replace")
             if stamp < self._resumed:
                 continue
             if stamp == self._resumed and self._skip > 0:
@@ -68,6 +79,7 @@ class LogFile:
             texts.append(text)
         if not texts:
             return
+        self.wrote = time.monotonic()
         data = b"".join(texts)
         _write(self._file, data)
         self._size += len(data)
@@ -96,14 +108,45 @@ class LogCopy:
         self._container = container
         self._path = path
         self._stream: Any = None
+        self._file: LogFile | None = None
         self._closed = False
+        self._looked = 0.0
         self._thread = threading.Thread(target=self._run, name=f"log-{container[:12]}", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> bool:
-        """Whether it still copies: a copy ends with its container, and where the engine went away."""
+        """Whether it still copies: a copy ends with its container, where the engine went away, or by `look`."""
         return self._thread.is_alive()
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is time for a `look`."""
+        if self._file is None:
+            return False
+        now = time.monotonic()
+        quiet = now - self._file.wrote
+        return quiet >= _SILENT_S and now - self._looked >= min(_SELDOM_S, quiet / 2)
+
+    def look(self) -> bool:
+        """Blocking: whether the engine has an entry that its stream keeps back; then the copy is ended, so that another
+        one can ask for it. One that was only slow loses nothing by that."""
+        self._looked = time.monotonic()
+        if self._file is None:
+            return False
+        before = self._file.last
+        try:
+            newest = self._connection.call_blocking(
+                lambda client: client.logs(self._container, timestamps=True, tail=1)
+            )
+        except Exception as error:  # the engine or the container is gone: others notice
+            logger.debug("cannot look at the log of %s: %s", self._container[:12], error)
+            return False
+        if not newest.partition(b" ")[0].decode("ascii", "replace") > before == self._file.last:
+            return False
+        logger.info("the log of %s goes on and its stream does not: asking anew", self._container[:12])
+        self.close()
+        return self.join(_ENDS_S)
 
     def join(self, timeout_s: float) -> bool:
         """Waits for the end; False if it did not come in time."""
@@ -125,8 +168,8 @@ class LogCopy:
             if not self._closed:
                 logger.warning("the log of %s is not copied for now: %s", self._container[:12], error)
 
-    def _keep(self, stream: Any) -> None:
-        self._stream = stream
+    def _keep(self, stream: Any, file: LogFile) -> None:
+        self._stream, self._file = stream, file
 
 
 def copy(connection: Connection, container: str, path: str, *, follow: bool, keep: Any = None) -> None:
@@ -139,7 +182,7 @@ def copy(connection: Connection, container: str, path: str, *, follow: bool, kee
             arguments["since"] = since
         stream = connection.call_blocking(lambda client: client.logs(container, **arguments))
         if keep is not None:
-            keep(stream)
+            keep(stream, file)
         batch: list[bytes] = []
         size = 0
         for entry in stream:
@@ -159,9 +202,10 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _more_waits(stream: Any) -> bool:
-    """Whether the engine has sent more already, so that a write can wait. A wrong no costs one write."""
+    """Whether the engine has sent another entry already, so that a write can wait. A wrong no costs one write; a wrong
+    yes would keep back what was read, so the two bytes that close an entry's chunk do not count."""
     try:
         sock = stream._response.raw._fp.fp.raw._sock
-        return bool(select.select([sock], [], [], 0)[0])
+        return len(sock.recv(3, socket.MSG_PEEK | socket.MSG_DONTWAIT)) > 2
     except (AttributeError, OSError, ValueError):
         return False

@@ -227,6 +227,9 @@ class DockerRuntime:
             status = inspected["State"]["Status"]
             if status in LIVING:
                 self._follow(inspected)
+                log = self._copies.get(handle.id)
+                if log is not None and log.silent and await asyncio.to_thread(log.look):
+                    self._follow(inspected)
             elif status in ENDED and handle.id not in told:
                 await asyncio.to_thread(self._finish, inspected)
                 told.add(handle.id)
@@ -252,6 +255,7 @@ class DockerRuntime:
         log = self._copies.pop(inspected["Id"], None)
         if log is not None and not log.join(_LOG_ENDS_S):
             log.close()
+            log.join(_LOG_ENDS_S)
         labels = inspected["Config"]["Labels"]
         if path := labels.get(LOG):
             try:
