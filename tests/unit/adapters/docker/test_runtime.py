@@ -18,6 +18,10 @@ from typing import Any
 
 import pytest
 
+from qwend.adapters.docker import logs
+from qwend.adapters.docker.connection import Refused
+from qwend.adapters.docker.container import LOG_FILES
+from qwend.adapters.docker.identity import container_name
 from qwend.adapters.docker.runtime import DockerRuntime
 from qwend.errors import StepFailed
 from qwend.model.launch import InputRef, Launch, LaunchFile, OutputRef, SecretRef
@@ -298,6 +302,35 @@ async def test_a_taken_port_is_told_as_that(runtime: DockerRuntime, make_order: 
     assert await runtime.living() == {}
 
 
+async def test_a_name_that_was_removed_a_moment_ago_and_is_still_taken_is_waited_for(
+    runtime: DockerRuntime, make_order: MakeOrder, base: str, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = make_order("sleep", "600", image=base)
+    other = engine.create_container(base, ["true"], name=container_name(order.identity))["Id"]
+    connection = runtime._containers.connection
+    call = connection.call
+
+    async def called(work: Any) -> Any:
+        """The name comes free once the engine has said that it is taken."""
+        try:
+            return await call(work)
+        except Refused as error:
+            if error.status == 409:
+                await asyncio.to_thread(engine.remove_container, other, force=True)
+                conflicts.append(error)
+            raise
+
+    conflicts: list[Refused] = []
+    monkeypatch.setattr(connection, "call", called)
+    try:
+        handle = await runtime.start(order)
+    finally:
+        if not conflicts:
+            engine.remove_container(other, force=True)
+    assert len(conflicts) == 1
+    assert list(await runtime.living()) == [handle.marker]
+
+
 async def test_a_program_that_the_image_lacks_fails_at_once_with_its_name_in_the_log(
     runtime: DockerRuntime, make_order: MakeOrder, base: str
 ) -> None:
@@ -410,6 +443,23 @@ async def test_output_without_end_is_bounded_and_never_blocks_the_step(
     assert ended.code == 0
     assert Path(order.log).stat().st_size <= 16 << 20
     assert Path(order.log).read_bytes().endswith(b"\nlast\n")
+
+
+async def test_the_end_of_a_flood_is_copied_though_the_engine_rotated_its_log_under_its_own_stream(
+    runtime: DockerRuntime, make_order: MakeOrder, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small files are rotated faster than an older engine looks: of eight streams one or another falls silent."""
+    monkeypatch.setitem(LOG_FILES, "max-size", "64k")
+    monkeypatch.setattr(logs, "_SILENT_S", 0.5)
+    flood = '$| = 1; my $l = "x" x 999 . "\\n"; print $l for 1..5_000; print "last\\n"; sleep 600;'
+    orders = [make_order("perl", "-e", flood, image=base, step=f"s{number}") for number in range(8)]
+    watching = asyncio.ensure_future(anext(runtime.exits()))  # none comes; it looks around as the daemon does
+    for order in orders:
+        await runtime.start(order)
+    for order in orders:
+        log = Path(order.log)
+        await until(lambda log=log: log.exists() and log.read_bytes().endswith(b"\nlast\n"))
+    watching.cancel()
 
 
 async def test_the_stream_of_exits_ends_when_the_runtime_is_closed(
