@@ -62,6 +62,12 @@ class Door:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def connections(self) -> int:
+        """How many lead through it now."""
+        with self._lock:
+            return len(self._through) // 2
+
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
