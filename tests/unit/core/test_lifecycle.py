@@ -119,6 +119,13 @@ class Machine:
             found += [Committed("d"), NotCommitted("full")]
         return found
 
+    def owed(self) -> Signal | None:
+        """What the world tells next if nobody else does anything: the end of what is being ended or kept."""
+        if self.processes:
+            assert self.ending, "a process lives and nobody ends it"
+            return Ended(Exit("m", signal=15))
+        return Committed("d") if self.committing else None
+
     def happened(self, signal: Signal) -> None:
         match signal:
             case Granted():
@@ -169,6 +176,26 @@ def test_after_down_nothing_comes_back_to_life_by_itself(
         step, effects = decide(step, policy, signal)
         assert not any(isinstance(effect, Spawn | Acquire) for effect in effects)
         world.apply(effects)
+
+
+@settings(max_examples=400, deadline=None)
+@given(kind=st.sampled_from(["service", "job"]), policy=policies, data=st.data())
+def test_every_start_has_a_stop(kind: str, policy: Policy, data: st.DataObject) -> None:
+    """Whatever came before: who is told to stop ends its process, and is settled as soon as that is gone."""
+    step, world = fresh(kind), Machine()
+    for _ in range(data.draw(st.integers(0, 20))):
+        signal = data.draw(st.sampled_from(world.possible(step)))
+        world.happened(signal)
+        step, effects = decide(step, policy, signal)
+        world.apply(effects)
+    step, effects = decide(step, policy, Stop("down"))
+    world.apply(effects)
+    while (owed := world.owed()) is not None:
+        world.happened(owed)
+        step, effects = decide(step, policy, owed)
+        world.apply(effects)
+    assert step.settled and step.state != "ready"
+    assert not world.held and not world.asked
 
 
 @given(
