@@ -131,6 +131,37 @@ async def test_a_second_up_of_the_same_recipe_begins_no_run(house: House) -> Non
     assert (await house.up(compiled))[-1]["run"] is None
 
 
+async def test_an_up_that_was_planned_before_another_one_ended_does_nothing_over_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = house.worker.compiled = recipe(service("chat"))
+    plan, planned, go_on = house.planning.plan, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        found = await plan(*given)
+        planned.set()
+        await go_on.wait()
+        return found
+
+    async def told() -> list[dict[str, Any]]:
+        request = RecipeRequest((FileText("-", ""),), "/nowhere", kept=True)
+        return [item async for item in house.running.up(request)]
+
+    monkeypatch.setattr(house.planning, "plan", slowly)
+    late = asyncio.create_task(told())
+    await planned.wait()
+    monkeypatch.undo()
+    assert changes(await house.up(compiled))
+    go_on.set()
+    for _ in range(30):
+        await settle()
+        await house.world.clock.advance(1.0)
+    found = await asyncio.wait_for(late, 60)
+    assert not changes(found)
+    assert (end(found)["exit_code"], house.states()) == (0, {"chat": "ready"})
+    assert [key for verb, key in house.world.runtimes["native"].calls if verb == "start"] == ["r/chat"]
+
+
 async def test_a_second_up_waits_for_what_is_kept_and_on_its_way(house: House) -> None:
     compiled = recipe(service("chat", restart=Restart(policy="always", backoff_s=8.0)))
     await house.up(compiled)
