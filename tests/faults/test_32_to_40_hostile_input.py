@@ -126,7 +126,10 @@ def _bomb() -> str:
         pytest.param("name: r\nsteps:\n" + "".join(f"  s{n}: {{uses: toy/make}}\n" for n in range(100_000)), "",
                      id="100,000 steps"),
         pytest.param("name: r\nsteps: " + "[" * 5000 + "]" * 5000, "", id="deep"),
-        pytest.param("name: r\nsteps: {a: {uses: !!python/object/apply:os.system [id]}}\n", "", id="python tag"),
+        pytest.param("name: r\nsteps:\n" + "".join(f"  s{n}: {{}}\n" for n in range(60_000)), "5,000 are the most",
+                     id="60,000 empty steps"),
+        pytest.param("name: r\nsteps: {a: {uses: !!python/object/apply:os.system [id]}}\n", "tag", id="python tag"),
+        pytest.param("name: r\nsteps: {a: {uses: !!python/name:os.system toy/make}}\n", "tag", id="tagged text"),
     ],
 )  # fmt: skip
 def test_34_a_hostile_recipe_is_refused_with_its_place_and_the_daemon_is_well(
@@ -149,7 +152,8 @@ def test_34_a_hundred_megabytes_are_refused_by_the_client_and_by_the_daemon(hous
     huge.write_text("name: r\nsteps: {}\n" + "# " + "x" * (100 << 20))
     refused = house.cli("up", str(huge))
     huge.unlink()
-    assert refused.returncode == 2 and len(refused.stderr) < 2000
+    assert refused.returncode == 2 and "larger than 8 MiB" in refused.stderr
+    assert len(refused.stderr) < 2000
     request = {"files": [{"path": "/r.yaml", "text": "x" * (20 << 20)}], "directory": "/"}
     with pytest.raises(UsageError, match="the request is larger than 16 MiB"):
         list(house.client.stream("POST", "/v1/runs", request))
