@@ -92,6 +92,7 @@ def test_20_a_port_that_a_stranger_took_while_nothing_ran_is_left_to_him(
     own.start()
     after = own.until("r/chat", "ready", where=lambda row: row["generation"] > before["generation"])
     assert after["port"] != before["port"]
+    assert after["generation"] == before["generation"] + 1, "it was not tried on the stranger's port first"
 
 
 @everywhere
