@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -122,11 +124,14 @@ def test_a_modelfile_of_the_user_and_a_model_of_the_library_are_served(
 ) -> None:
     url, state = ollama
     (name,) = LIBRARY
-    (qwend.folder / "Modelfile").write_text(f"FROM {name}\nSYSTEM You are Huan Huan.\nPARAMETER top_k 7\n")
+    (qwend.folder / "Modelfile").write_text(
+        f"FROM {name}\nSYSTEM You are Huan Huan.\nPARAMETER top_k 7\nRENDERER qwen3-coder\nPARSER qwen3-coder\n"
+    )
     recipe = qwend.folder / "mine.yaml"
     recipe.write_text(
         "name: mine\nmodels: {base: file:Modelfile}\nsteps:\n"
-        f'  chat: {{uses: ollama/serve, from: base, runtime: native, restart: no, with: {{url: "{url}"}}}}\n'
+        "  chat: {uses: ollama/serve, from: base, runtime: native, restart: no, "
+        f'with: {{url: "{url}", keep_alive: "-1"}}}}\n'
     )
     qwend("up", "-d", str(recipe))
     assert ask(qwend.row("chat")["url"])["model"] == "chat"
@@ -134,6 +139,8 @@ def test_a_modelfile_of_the_user_and_a_model_of_the_library_are_served(
     request = next(model["request"] for key, model in state.models.items() if key != name)
     assert (request["from"], request["system"]) == (name, "You are Huan Huan.")
     assert request["parameters"] == {"top_k": 7}
+    assert (request["renderer"], request["parser"]) == ("qwen3-coder", "qwen3-coder")
+    assert state.stays.get(timeout=60) == -1, "for ever, in the form that Ollama reads"
     qwend("down", "-p", "mine")
 
     # What is wrong in it is told with its line.
@@ -142,6 +149,12 @@ def test_a_modelfile_of_the_user_and_a_model_of_the_library_are_served(
     assert ended.returncode == 1
     assert "Modelfile:3: there is no parameter 'heat'" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+    # So is one that wants a newer server.
+    (qwend.folder / "Modelfile").write_text(f"FROM {name}\nREQUIRES 99.0.0\n")
+    ended = qwend.try_("up", "-d", str(recipe))
+    assert ended.returncode == 1
+    assert "the Modelfile requires Ollama 99.0.0, and this is 0.14.0" in ended.stderr
 
 
 def test_a_modelfile_of_the_user_may_name_a_file_beside_it(
@@ -199,6 +212,28 @@ def test_what_an_ollama_refuses_is_told_with_its_reason_and_how_to_mend_it(
     assert "unknown model architecture" in said
     assert "upgrade it, or serve with llama-cpp/serve" in said
     assert state.models == {}
+
+
+def test_the_installed_program_is_run_for_a_chat_and_ends_with_it(qwend: Qwend) -> None:
+    (name,) = LIBRARY
+    place = qwend.folder / "home/.ollama/models/manifests/registry.ollama.ai/library" / name.replace(":", "/")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(MANIFEST)  # from which it is pinned, in place of the registry's
+    program = qwend.folder / "bin" / "ollama"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho $$ > {qwend.folder}/pid\nexec {sys.executable} {ROOT}/tests/fakes/ollama_server.py "$@"\n'
+    )
+    program.chmod(0o755)
+    qwend.environ |= {
+        "HOME": str(qwend.folder / "home"),
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+    }
+    ended = qwend.try_("chat", f"ollama:{name}", "--with", "managed=true", "-m", "hello there")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == "hello there"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((qwend.folder / "pid").read_text()), 0)
 
 
 def test_without_an_ollama_the_error_says_how_to_get_one(qwend: Qwend) -> None:

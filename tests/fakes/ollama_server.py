@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 KNOWN = (b"qwen2", b"qwen3")
@@ -41,6 +42,7 @@ class State:
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    stays: SimpleQueue[Any] = field(default_factory=SimpleQueue)
 
     def __post_init__(self) -> None:
         if self.folder is not None and (self.folder / "models.json").is_file():
@@ -113,8 +115,19 @@ class Handler(BaseHTTPRequestHandler):
         name = tagged(body["model"])
         if name not in self.state.models:
             return self.answer(404, {"error": f"model '{body['model']}' not found"})
+        if "keep_alive" in body:
+            stay = body["keep_alive"]
+            if isinstance(stay, str) and not re.fullmatch(
+                r"-?(\d+(\.\d+)?(ms|s|m|h))+|0", stay
+            ):  # as Go reads it
+                return self.answer(400, {"error": f'time: missing unit in duration "{stay}"'})
+            self.state.stays.put(stay)
         if self.path == "/v1/chat/completions":
             return self.chat(body)
+        if self.path == "/api/generate" and not body.get("prompt"):
+            return self.answer(
+                200, {"model": body["model"], "response": "", "done": True, "done_reason": "load"}
+            )
         if self.path == "/api/chat":
             said = {"role": "assistant", "content": body["messages"][-1]["content"]}
             return self.lines([{"model": body["model"], "message": said, "done": True}])
@@ -138,7 +151,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def create(self, body: dict[str, Any]) -> None:
         files = body.get("files") or {}
-        missing = [digest for digest in files.values() if self.state.blob(digest) is None]
+        sent = [*files.values(), *(body.get("draft_files") or {}).values()]
+        missing = [digest for digest in sent if self.state.blob(digest) is None]
         base = body.get("from")
         if missing or (base and tagged(base) not in self.state.models) or not (files or base):
             return self.answer(

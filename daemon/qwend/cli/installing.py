@@ -19,17 +19,34 @@ _PASSED = ("QWEND_HOME", "QWEND_CONFIG")
 class Unit:
     """A file that the system's service manager reads, and the commands that make it take it up."""
 
-    def __init__(self, path: str, text: str, take_up: list[list[str]], let_go: list[list[str]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        text: str,
+        take_up: list[list[str]],
+        let_go: list[list[str]],
+        forget: list[str] | None = None,
+    ) -> None:
+        """`forget` lets an earlier one go first; that there is none is no news."""
         self.path = path
         self.text = text
         self._take_up = take_up
         self._let_go = let_go
+        self._forget = forget
 
     def install(self) -> list[str]:
         """Writes the file and has it taken up; a line for everything that was done."""
+        home = paths.home()
+        for folder in (
+            home,
+            os.path.dirname(paths.daemon_log(home)),
+        ):  # launchd opens the log, and makes no folder
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with open(self.path, "w", encoding="utf-8") as file:
             file.write(self.text)
+        if self._forget is not None and shutil.which(self._forget[0]) is not None:
+            subprocess.run(self._forget, capture_output=True, check=False)
         return [f"wrote {self.path}", *_run(self._take_up)]
 
     def remove(self) -> list[str]:
@@ -50,11 +67,12 @@ def unit(platform: str = sys.platform, environ: Mapping[str, str] | None = None)
     if platform == "darwin":
         path = os.path.join(user, "Library/LaunchAgents", f"{_LABEL}.plist")
         domain = f"gui/{os.getuid()}"
-        take_up = [["launchctl", "bootout", f"{domain}/{_LABEL}"], ["launchctl", "bootstrap", domain, path]]
+        bootout = ["launchctl", "bootout", f"{domain}/{_LABEL}"]
         passed |= (
             {"PATH": environ["PATH"]} if environ.get("PATH") else {}
         )  # launchd's own holds no /usr/local/bin
-        return Unit(path, _plist(command, passed), take_up, [["launchctl", "bootout", f"{domain}/{_LABEL}"]])
+        take_up = [["launchctl", "bootstrap", domain, path]]
+        return Unit(path, _plist(command, passed), take_up, [bootout], forget=bootout)
     if platform != "linux":
         raise UsageError(
             f"there is no service manager for {platform}",

@@ -39,11 +39,6 @@ _WHOLE = 15.0
 
 HINTS = (
     LogHint(
-        r"Model type (?P<kind>\S+) not supported",
-        "this mlx-lm does not know the architecture {kind}",
-        "a newer one may; qwend images lock mlx --upgrade mlx-lm takes one",
-    ),
-    LogHint(
         r"\[metal::malloc\]|Insufficient Memory|kIOGPUCommandBufferCallbackErrorOutOfMemory|std::bad_alloc|MemoryError",
         "there was not enough memory",
         "a smaller model, fewer bits or a shorter context needs less",

@@ -58,13 +58,15 @@ CHECKPOINTS = frozenset(
 _WHOLE = frozenset(
     (
         *("num_ctx", "num_batch", "num_gpu", "num_thread", "num_keep", "seed", "num_predict", "top_k"),
-        *("repeat_last_n", "draft_num_predict"),
+        *("repeat_last_n", "main_gpu", "draft_num_predict"),
     )
 )
 _REAL = frozenset(
     ["temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty"]
 )
+_SWITCHES = frozenset({"use_mmap"})
 _TEXTS = frozenset({"stop"})
+PARAMETERS = _WHOLE | _REAL | _SWITCHES | _TEXTS
 
 HINTS = (
     LogHint(r"No space left on device", "the disk is full", "qwend store prune frees what nothing refers to"),
@@ -142,14 +144,14 @@ def findings(params: ModelParams, model: Given) -> Iterator[Finding]:
 def _parameters(params: ModelParams, facts: Facts) -> Iterator[Finding]:
     for name, value in params.parameters.items():
         key = f"with.parameters.{name}"
-        if name not in _WHOLE | _REAL | _TEXTS:
-            yield Finding(
-                f"Ollama has no parameter {name}", key, f"it has {', '.join(sorted(_WHOLE | _REAL | _TEXTS))}"
-            )
+        if name not in PARAMETERS:
+            yield Finding(f"Ollama has no parameter {name}", key, f"it has {', '.join(sorted(PARAMETERS))}")
         elif name in _WHOLE and type(value) is not int:
             yield Finding(f"{name} takes a whole number", key)
         elif name in _REAL and type(value) not in (int, float):
             yield Finding(f"{name} takes a number", key)
+        elif name in _SWITCHES and type(value) is not bool:
+            yield Finding(f"{name} is true or false", key)
         elif name in _TEXTS and not isinstance(value, str | tuple):
             yield Finding(f"{name} takes a text or several", key)
     context = params.parameters.get("num_ctx")

@@ -51,8 +51,9 @@ class ServeParams(common.ModelParams):
     served_model_name: tuple[str, ...] = Field(
         (), description="more names under which the model answers, besides the step's"
     )
-    keep_alive: str = Field(
-        "5m", description="how long the model stays in memory after a request: 10m, 24h, -1 for ever",
+    keep_alive: str | None = Field(
+        None, description="how long the model stays in memory after a request: 10m, 24h, -1 for ever; left out: as "
+        "the server does (5m where nobody said otherwise)",
         pattern=r"^(-1|\d+(ms|s|m|h)?)$",
     )  # fmt: skip
     quantize: Literal["q8_0", "q4_K_S", "q4_K_M"] | None = Field(
@@ -125,7 +126,8 @@ def _words(step: StepView, params: ServeParams) -> Iterator[Word]:
     for name in (step.name, *params.served_model_name):
         yield from ("--name", name)
     yield from ("--real", params.name or own_name(step), "--host", BindRef(), "--port", PortRef())
-    yield from ("--keep-alive", params.keep_alive)
+    if params.keep_alive is not None:
+        yield from ("--keep-alive", params.keep_alive)
     if params.url is not None:
         yield from ("--url", params.url)
     if _holds_one(step):

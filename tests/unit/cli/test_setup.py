@@ -173,6 +173,29 @@ def test_the_launchd_agent_is_a_property_list_that_lets_services_live() -> None:
     assert agent["EnvironmentVariables"] == told, "docker is found, and nothing else of the shell is kept"
 
 
+def test_a_first_install_on_a_mac_meets_no_earlier_agent_and_makes_the_folder_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, path in {"HOME": tmp_path, "QWEND_HOME": tmp_path / "new" / "home", "PATH": tmp_path}.items():
+        monkeypatch.setenv(name, str(path))
+    launchctl = tmp_path / "launchctl"  # says what macOS's says where the agent is not loaded
+    launchctl.write_text(
+        f'#!/bin/sh\necho "$1 $2" >> {tmp_path}/asked\n[ "$1" != bootout ] && exit\n'
+        "echo 'Boot-out failed: 3: No such process' >&2; exit 3\n"
+    )
+    launchctl.chmod(0o755)
+    unit = installing.unit("darwin")
+    domain = f"gui/{os.getuid()}"
+    assert unit.install() == [f"wrote {unit.path}", f"ran launchctl bootstrap {domain} {unit.path}"]
+    assert (tmp_path / "asked").read_text().splitlines() == [f"bootout {domain}/qwend", f"bootstrap {domain}"]
+    log = Path(plistlib.loads(Path(unit.path).read_bytes())["StandardErrorPath"])
+    assert log.parent.is_dir(), (
+        "launchd makes no folder, and an agent whose log cannot be opened does not start"
+    )
+    assert log.parent.parent == tmp_path / "new" / "home"
+    assert "Boot-out failed" in unit.remove()[0]
+
+
 def test_install_writes_and_remove_removes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qwend: Qwend
 ) -> None:

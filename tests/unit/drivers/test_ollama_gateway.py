@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from ollama_gateway import Gateway, listen
+from ollama_serve import bind
 from ollama_server import Server, find, lend, numbers
 from ollama_start import DriverError
 from tests.fakes.ollama_server import State, start
@@ -60,21 +62,21 @@ def ask(url: str, body: Any, head: dict[str, str] = JSON) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def said(text: str, **more: Any) -> dict[str, Any]:
+def talk(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "chat", "messages": [{"role": "user", "content": text}], **more}
 
 
 def test_the_model_answers_to_the_steps_name_and_its_aliases(gate: tuple[str, Gateway]) -> None:
     url, _ = gate
     for name in ("chat", "qwen"):
-        status, text = ask(url + CHAT, said("hello", model=name))
+        status, text = ask(url + CHAT, talk("hello", model=name))
         assert (status, json.loads(text)["model"]) == (200, name)
-    status, text = ask(f"{url}/api/chat", said("hello"))
+    status, text = ask(f"{url}/api/chat", talk("hello"))
     assert json.loads(text)["message"]["content"] == "hello"
 
 
 def test_a_stream_is_passed_on_line_by_line_under_the_asked_name(gate: tuple[str, Gateway]) -> None:
-    status, text = ask(gate[0] + CHAT, said("one two", stream=True))
+    status, text = ask(gate[0] + CHAT, talk("one two", stream=True))
     lines = [line for line in text.splitlines() if line]
     assert status == 200
     assert [json.loads(line[6:])["model"] for line in lines[:-1]] == ["chat", "chat"]
@@ -104,7 +106,7 @@ def test_who_leaves_a_stream_ends_its_request_to_the_server(gate: tuple[str, Gat
     try:
         url, gateway = gate
         gateway.server = Server(f"http://127.0.0.1:{server.server_address[1]}", "0.14.0")
-        body = json.dumps(said("hello", stream=True)).encode()
+        body = json.dumps(talk("hello", stream=True)).encode()
         with urllib.request.urlopen(urllib.request.Request(url + CHAT, body, JSON), timeout=20) as answer:
             assert answer.readline().startswith(b"data: word")
         assert ended.wait(20)
@@ -113,24 +115,103 @@ def test_who_leaves_a_stream_ends_its_request_to_the_server(gate: tuple[str, Gat
         server.server_close()
 
 
+@pytest.mark.parametrize(("said", "told"), [("10m", "10m"), ("-1", -1), ("300", 300), ("0", 0)])
+@pytest.mark.parametrize("path", [CHAT, "/api/chat"])
+def test_a_server_that_ran_before_is_told_how_long_the_model_stays_whichever_api_is_asked(
+    gate: tuple[str, Gateway], fake: tuple[str, State], path: str, said: str, told: str | int
+) -> None:
+    gate[1].keep_alive = said
+    assert ask(gate[0] + path, talk("hello"))[0] == 200
+    assert fake[1].stays.get(timeout=60) == told
+    assert fake[1].stays.empty()
+
+
+def test_where_nobody_says_how_long_a_model_stays_the_server_decides(
+    gate: tuple[str, Gateway], fake: tuple[str, State]
+) -> None:
+    gate[1].keep_alive = None
+    assert ask(gate[0] + CHAT, talk("hello"))[0] == 200
+    assert ask(gate[0] + "/api/chat", talk("hello"))[0] == 200
+    assert fake[1].stays.empty()
+    assert "POST /api/generate" not in fake[1].requests
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "ending"),
+    [
+        (CHAT, "text/event-stream", r'\ndata: {"error": {"message": "Ollama does not answer: .+"'),
+        (CHAT, "application/json", r'\n{"error": {"message": "Ollama does not answer: .+"'),
+        ("/api/chat", "application/x-ndjson", r'\n{"error": "Ollama does not answer: .+"}'),
+    ],
+)
+@pytest.mark.parametrize("head", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_an_answer_that_the_server_breaks_off_ends_with_the_reason(
+    gate: tuple[str, Gateway], path: str, kind: str, ending: str, head: str
+) -> None:
+    begun = b"data: {}\n"
+
+    class Dying(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            part = begun if head.startswith("Content") else b"%x\r\n%s\r\n" % (len(begun), begun)
+            self.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{head}\r\n\r\n".encode() + part)
+
+        def log_request(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dying)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        gate[1].server = Server(f"http://127.0.0.1:{server.server_address[1]}", "0.14.0")
+        gate[1].keep_alive = None
+        status, text = ask(gate[0] + path, talk("hello"))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (status, text.startswith(begun.decode())) == (200, True)
+    assert re.search(ending, text)
+    assert "HTTP/1" not in text
+
+
+def test_a_server_that_is_gone_is_told_as_a_refusal(gate: tuple[str, Gateway]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: whoever asks is refused
+        gate[1].server = Server(f"http://127.0.0.1:{nobody.getsockname()[1]}", "0.14.0")
+        status, text = ask(gate[0] + CHAT, talk("hello"))
+    assert status == 502
+    assert json.loads(text)["error"]["message"].startswith("Ollama does not answer: ")
+
+
+def test_the_port_is_held_from_the_start_so_that_nobody_takes_it_while_the_model_is_created() -> None:
+    with bind("127.0.0.1", 0) as bound, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(bound.getsockname())
+        with pytest.raises(DriverError, match="cannot listen on") as error:
+            bind("127.0.0.1", bound.getsockname()[1])
+        assert error.value.code == 98
+        with socket.create_connection(bound.getsockname(), timeout=20):
+            pass
+
+
 def test_a_model_that_somebody_removed_is_created_again(
     gate: tuple[str, Gateway], fake: tuple[str, State]
 ) -> None:
     fake[1].models.clear()
-    assert ask(gate[0] + CHAT, said("hello"))[0] == 200
+    assert ask(gate[0] + CHAT, talk("hello"))[0] == 200
     assert "real:1" in fake[1].models
 
 
 @pytest.mark.parametrize(
     ("path", "body", "head", "status"),
     [
-        (CHAT, said("x", model="real:1"), JSON, 404),
-        (CHAT, said("x", model=None), JSON, 404),
+        (CHAT, talk("x", model="real:1"), JSON, 404),
+        (CHAT, talk("x", model=None), JSON, 404),
         (CHAT, ["chat"], JSON, 404),
         ("/api/delete", {"model": "chat"}, JSON, 404),
         ("/api/pull", {"model": "chat"}, JSON, 404),
         ("/api/create", {"model": "chat"}, JSON, 404),
-        (CHAT, said("x"), {"Content-Type": "text/plain"}, 415),
+        (CHAT, talk("x"), {"Content-Type": "text/plain"}, 415),
     ],
 )
 def test_nothing_but_the_model_can_be_reached(
@@ -148,9 +229,9 @@ def test_nothing_but_the_model_can_be_reached(
 def test_a_key_is_asked_of_everything_but_health(gate: tuple[str, Gateway]) -> None:
     url, gateway = gate
     gateway.key = "sesame"
-    assert ask(url + CHAT, said("x"))[0] == 401
-    assert ask(url + CHAT, said("x"), {**JSON, "Authorization": "Bearer wrong"})[0] == 401
-    assert ask(url + CHAT, said("x"), {**JSON, "Authorization": "Bearer sesame"})[0] == 200
+    assert ask(url + CHAT, talk("x"))[0] == 401
+    assert ask(url + CHAT, talk("x"), {**JSON, "Authorization": "Bearer wrong"})[0] == 401
+    assert ask(url + CHAT, talk("x"), {**JSON, "Authorization": "Bearer sesame"})[0] == 200
     with urllib.request.urlopen(f"{url}/health", timeout=20) as answer:
         assert answer.status == 200
     with pytest.raises(urllib.error.HTTPError, match="401"):

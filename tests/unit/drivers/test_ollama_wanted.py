@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from modelfile import TEXTS, parse
 from ollama_start import DriverError
-from ollama_wanted import want
+from ollama_wanted import digests, want
+from tests.unit.plugins.ollama.test_modelfile_engine import gguf
 
 OWN = (Path(__file__).parents[1] / "plugins/ollama/golden/qwen2.5.jinja").read_text(encoding="utf-8")
 LEFT_BY_AN_EXPORT = (
@@ -46,3 +48,58 @@ def test_a_modelfile_is_heard_where_it_is_what_was_given(exported: Path) -> None
 def test_a_folder_without_the_modelfile_that_it_should_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="Modelfile cannot be read"):
         want(tmp_path, {}, modelfile=True)
+
+
+def test_what_a_modelfile_says_reaches_the_server_whole(tmp_path: Path) -> None:
+    for name in ("model", "mmproj", "small"):
+        gguf(tmp_path / f"{name}.gguf", general__architecture="qwen3", general__name=name)
+    (tmp_path / "Modelfile").write_text(
+        "FROM ./model.gguf\nFROM ./mmproj.gguf\nDRAFT ./small.gguf\nRENDERER qwen3-coder\nPARSER qwen3-coder\n"
+        "CAPABILITY tools\nCAPABILITY vision\nREQUIRES v0.14.0\nTEMPLATE {{ .Prompt }}\nSYSTEM Be brief.\n"
+        "LICENSE one\nLICENSE two\nPARAMETER top_k 7\nMESSAGE user Hi\n"
+    )
+    wanted = want(tmp_path / "Modelfile", {}, modelfile=True)
+    assert wanted.request == {
+        "template": "{{ .Prompt }}",
+        "system": "Be brief.",
+        "renderer": "qwen3-coder",
+        "parser": "qwen3-coder",
+        "requires": "0.14.0",
+        "capabilities": ["tools", "vision"],
+        "license": ["one", "two"],
+        "parameters": {"top_k": 7},
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+    assert (sorted(wanted.files), sorted(wanted.draft)) == (["mmproj.gguf", "model.gguf"], ["small.gguf"])
+    said = {command.name for command in parse((tmp_path / "Modelfile").read_text()).commands}
+    assert said >= set(TEXTS) - {"adapter"}, (
+        "an instruction that this test does not know may be dropped unseen"
+    )
+    before = wanted.tag
+    gguf(tmp_path / "small.gguf", general__architecture="qwen3", general__name="another")
+    again = want(tmp_path / "Modelfile", {}, modelfile=True)
+    assert digests(again.files) == digests(wanted.files)
+    assert again.tag != before, "another draft is another model"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("ADAPTER ./lora.gguf", "Modelfile:3: ADAPTER: Ollama takes no adapter"),
+        ("FROM ./gone.gguf", "Modelfile:3: FROM ./gone.gguf: there is no such file"),
+        ("DRAFT small", "Modelfile:3: DRAFT small: there is no such file"),
+    ],
+)
+def test_what_a_modelfile_names_and_cannot_have_is_told_with_its_line(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    (tmp_path / "Modelfile").write_text(f"FROM qwen3:0.6b\n\n{line}\n")
+    with pytest.raises(DriverError, match=says):
+        want(tmp_path / "Modelfile", {}, modelfile=True)
+
+
+def test_a_model_of_the_library_with_a_word_beside_it_is_another_model(tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text("FROM qwen3:0.6b\n")
+    assert want(tmp_path, {}, modelfile=True).plain
+    (tmp_path / "Modelfile").write_text("FROM qwen3:0.6b\nRENDERER qwen3\n")
+    assert not want(tmp_path, {}, modelfile=True).plain

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
+import re
+import sys
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lf_engine import by_turns
-from mlx_start import DriverError, model_context
+from mlx_start import DriverError, loading, model_context, refusal
 from mlx_stops import until
 from openai_requests import BadRequest, read_chat
 
@@ -96,3 +102,86 @@ def test_the_context_is_what_the_model_was_trained_for_or_less(tmp_path: Path) -
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DriverError, match="cannot be read"):
         model_context(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("raised", "says", "hint"),
+    [
+        (
+            ValueError("Model type nonesuch not supported."),
+            "does not know the architecture nonesuch",
+            "a newer one",
+        ),
+        (
+            FileNotFoundError("No safetensors found in /in/base"),
+            "holds no safetensors file",
+            "fetch it again",
+        ),
+        (
+            RuntimeError("[load_safetensors] Invalid json header"),
+            "broken or cut short: Invalid json",
+            "store verify",
+        ),
+        (KeyError("hidden_size"), "refuses the model: KeyError: 'hidden_size'", "a whole checkpoint"),
+        (
+            TypeError("missing 1 argument"),
+            "refuses the model: TypeError: missing 1 argument",
+            "a whole checkpoint",
+        ),
+        (
+            FileNotFoundError(2, "No such file", "config.json"),
+            "No such file: 'config.json'",
+            "a whole checkpoint",
+        ),
+        (ValueError("two\n  lines"), "refuses the model: two lines", "a whole checkpoint"),
+    ],
+)
+def test_a_model_that_mlx_lm_cannot_load_is_told_in_a_line(raised: Exception, says: str, hint: str) -> None:
+    with pytest.raises(DriverError) as told, loading():
+        raise raised
+    assert says in str(told.value)
+    assert hint in told.value.hint
+
+
+@pytest.mark.parametrize(
+    "raised", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("[metal::malloc] too much")]
+)
+def test_what_the_machine_lacks_is_no_fault_of_the_model(raised: Exception) -> None:
+    with pytest.raises(type(raised), match=re.escape(str(raised))), loading():
+        raise raised
+
+
+def test_what_the_generators_thread_died_of_is_told_in_the_same_way() -> None:
+    assert "architecture nonesuch" in str(refusal("Model type nonesuch not supported."))
+
+
+@pytest.fixture
+def mlx_http(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Our handler over a stand-in of mlx-lm's server, which is in the image alone."""
+    server = types.ModuleType("mlx_lm.server")
+    server.__dict__.update(APIHandler=object, ResponseGenerator=object)
+    monkeypatch.setitem(sys.modules, "mlx_lm", types.ModuleType("mlx_lm"))
+    monkeypatch.setitem(sys.modules, "mlx_lm.server", server)
+    monkeypatch.delitem(sys.modules, "mlx_http", raising=False)
+    yield importlib.import_module("mlx_http")
+    del sys.modules["mlx_http"]
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "told"),
+    [
+        (1.05, {}, 1.05),
+        (1.05, {"repetition_penalty": 1.3}, 1.3),
+        (1.05, {"repetition_penalty": None}, 1.05),
+        (None, {}, None),
+    ],
+)
+def test_a_model_repeats_as_little_as_its_own_configuration_says_unless_a_request_says_otherwise(
+    mlx_http: Any, own: float | None, asked: dict[str, Any], told: float | None
+) -> None:
+    handler = mlx_http.Handler()
+    handler.served = mlx_http.Served(("chat",), None, 0, 4096, own)
+    handler.response_generator = SimpleNamespace(cli_args=SimpleNamespace(max_tokens=16))
+    body = {"messages": [{"role": "user", "content": "Hi"}], **asked}
+    body |= handler._checked(read_chat(body).asked, body, 5)
+    assert body.get("repetition_penalty") == told

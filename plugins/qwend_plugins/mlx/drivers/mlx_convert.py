@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from mlx_start import DriverError, report, run
+from mlx_start import loading, report, run
 
 _PART = ".mlx-part"
 
@@ -44,7 +44,7 @@ def convert(args: argparse.Namespace) -> None:
         args.q_group_size = 64  # mlx-lm hands None on to each layer
     part = args.out / _PART
     report(progress={"phase": "convert", "done": 0, "total": 1})
-    try:
+    with loading():
         tool(
             str(args.model),
             str(part),
@@ -57,8 +57,6 @@ def convert(args: argparse.Namespace) -> None:
             quant_predicate=args.quant_predicate,
             trust_remote_code=args.trust_remote_code,
         )
-    except ValueError as error:
-        raise DriverError(f"mlx-lm refuses: {error}") from None
     (part / "README.md").unlink(missing_ok=True)  # a card for a hub, with the path of this folder in it
     for path in sorted(part.iterdir()):
         path.rename(args.out / path.name)

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 from mlx_adapter import for_mlx
 from mlx_convert import facts, keep_template
-from mlx_start import DriverError, report, run
+from mlx_start import DriverError, loading, report, run
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -45,6 +45,9 @@ def fuse(args: argparse.Namespace) -> None:
             tokenizer_config=dict(settings),
             **settings,
         )
+    except (LookupError, TypeError, AttributeError, OSError, RuntimeError):
+        with loading():
+            raise
     except ValueError as error:
         said = " ".join(" ".join(str(error).replace(str(adapter), "the folder").splitlines()[:2]).split())
         raise DriverError(

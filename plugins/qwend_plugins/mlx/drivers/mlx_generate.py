@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) l
 from answer_text import StopFilter
 from batch_results import Outcome, Results
 from batch_rows import BatchError, Row, read_rows
-from mlx_start import DriverError, generation_config, read_template, report, run
+from mlx_start import DriverError, generation_config, loading, read_template, report, run
 from openai_requests import BadRequest, Sampling, read_chat, read_completion
 
 
@@ -49,12 +49,10 @@ class Answerer:
         config: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
         if args.template_file:
             config["chat_template"] = read_template(args.template_file)
-        try:
+        with loading():
             self.model, self.tokenizer = load(
                 str(args.model), tokenizer_config=config, trust_remote_code=args.trust_remote_code
             )
-        except (ValueError, FileNotFoundError) as error:
-            raise DriverError(f"the model cannot be loaded: {error}") from None
         said = json.loads((args.model / "config.json").read_bytes())
         self.context = int(said.get("max_position_embeddings") or sys.maxsize)
         self.args, self.own = args, generation_config(args.model)

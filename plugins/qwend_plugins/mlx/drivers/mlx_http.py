@@ -28,12 +28,14 @@ _OWN = ("logprobs", "top_logprobs")
 @dataclass(frozen=True)
 class Served:
     """What is served. `names`: the first is the model's own, the others are aliases. `context`: tokens of prompt and
-    answer together."""
+    answer together. `repetition`: the penalty of what is repeated where a request names none; mlx-lm has no word for
+    it."""
 
     names: tuple[str, ...]
     key: str | None
     created: int
     context: int
+    repetition: float | None = None
 
 
 class Generator(ResponseGenerator):  # type: ignore[misc]  # mlx-lm is in the image, not here
@@ -170,6 +172,8 @@ class Handler(APIHandler):  # type: ignore[misc]
         body.pop("max_completion_tokens", None)
         if asked.sampling.top_k is not None:
             body["top_k"] = asked.sampling.top_k
+        if self.served.repetition is not None:
+            body.setdefault("repetition_penalty", self.served.repetition)
         return {"model": asked.model or names[0], "max_tokens": wanted}
 
     def generate_response(self, *said: Any, **named: Any) -> dict[str, Any]:

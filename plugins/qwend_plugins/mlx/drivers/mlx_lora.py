@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
 from mlx_adapter import write_adapter
 from mlx_rows import Learned, write_rows
-from mlx_start import DriverError, report, run, whole_safetensors
+from mlx_start import DriverError, loading, report, run, whole_safetensors
 
 WORK = ".mlx-lora"
 """Below --out: a folder for each attempt, `from-STEP`, with mlx-lm's checkpoints. Gone when all is well."""
@@ -61,10 +61,8 @@ def train(args: argparse.Namespace) -> None:
 
     report(progress={"phase": "load", "done": 0, "total": 1})
     settings = {"trust_remote_code": args.trust_remote_code}
-    try:
+    with loading():
         model, tokenizer = load(str(args.model), tokenizer_config=dict(settings), **settings)
-    except ValueError as error:
-        raise DriverError(f"mlx-lm cannot load the model: {error}") from None
     keys = chosen(model, told["lora_parameters"].get("keys"))
     asked = SimpleNamespace(**{**tool.CONFIG_DEFAULTS, **told, "train": True})
     asked.resume_adapter_file = None if last is None else str(last)

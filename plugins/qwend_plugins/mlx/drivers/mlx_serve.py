@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated interpreter (-I) leaves the script's folder out
-from mlx_start import DriverError, generation_config, leave, model_context, read_template, report, run
+from mlx_start import (
+    DriverError,
+    generation_config,
+    leave,
+    model_context,
+    read_template,
+    refusal,
+    report,
+    run,
+)
 
 ADDRESS_IN_USE = 98
 _LOOK_S = 0.5
@@ -90,7 +99,8 @@ def serve(args: argparse.Namespace, words: list[str]) -> None:
     from mlx_lm import server as tool
 
     context = model_context(folder, args.context)
-    served = Served(tuple(dict.fromkeys(args.name)), key, int(time.time()), context)
+    repetition = generation_config(folder).get("repetition_penalty")
+    served = Served(tuple(dict.fromkeys(args.name)), key, int(time.time()), context, repetition)
     handler = type("OneModel", (Handler,), {"served": served})
 
     def started(host: str, port: int, provider: Any, *_: Any) -> None:
@@ -98,8 +108,10 @@ def serve(args: argparse.Namespace, words: list[str]) -> None:
         for name in served.names:  # mlx-lm maps `default_model` so
             provider._model_map[name] = provider._model_map["default_model"]
             provider._adapter_map[name] = provider._adapter_map["default_model"]
+        last = Last()
+        logging.getLogger().addHandler(last)  # before the thread begins, which may end at once
         generator = Generator(provider, tool.LRUPromptCache(provider.cli_args.prompt_cache_size))
-        listen(bound, handler, generator, tool.get_system_fingerprint())
+        listen(bound, handler, generator, last, tool.get_system_fingerprint())
 
     tool.run = started
     sys.argv = ["mlx_lm.server", *with_sampling(words, folder)]
@@ -107,14 +119,12 @@ def serve(args: argparse.Namespace, words: list[str]) -> None:
     tool.main()
 
 
-def listen(bound: socket.socket, handler: type, generator: Any, fingerprint: str) -> None:
+def listen(bound: socket.socket, handler: type, generator: Any, last: Last, fingerprint: str) -> None:
     """Answer once the model is loaded, until a signal, or until the thread that generates is dead."""
     began = time.monotonic()
-    last = Last()
-    logging.getLogger().addHandler(last)
     while generator.model_provider.model is None:
         if not generator.generation_available():
-            raise DriverError(f"the model cannot be loaded: {last.said}")
+            raise refusal(last.said)
         time.sleep(0.05)
     report(progress={"phase": "load", "done": 1, "total": 1})
     report(metric={"name": "load_time", "value": round(time.monotonic() - began, 3), "unit": "s"})

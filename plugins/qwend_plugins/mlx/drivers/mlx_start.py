@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+_KNOWN = (
+    (
+        r"Model type (\S+?) not supported",
+        "this mlx-lm does not know the architecture {0}",
+        "a newer one may; qwend images lock mlx --upgrade mlx-lm takes one",
+    ),
+    (
+        r"\[load_safetensors\] (.*)",
+        "a safetensors file of the model is broken or cut short: {0}",
+        "qwend store verify finds damage; fetch it again",
+    ),
+    (
+        r"(No safetensors found)",
+        "the model holds no safetensors file",
+        "is it a whole checkpoint? fetch it again",
+    ),
+)
+"""What mlx-lm says of a model that it cannot load, what that means, and what helps."""
 
 
 class DriverError(Exception):
@@ -38,6 +60,34 @@ def run(program: str, work: Callable[[], None]) -> None:
     except DriverError as error:
         leave(program, error)
         sys.exit(error.code)
+
+
+def refusal(said: BaseException | str) -> DriverError:
+    """What mlx-lm said of a model that it cannot load, for the user: an exception, or a line of its log."""
+    text = " ".join(str(said).split())[:400]
+    for pattern, message, hint in _KNOWN:
+        if match := re.search(pattern, text):
+            return DriverError(message.format(*match.groups()), hint)
+    if isinstance(said, LookupError | TypeError | AttributeError):  # says little without its name
+        text = f"{type(said).__name__}: {text}"
+    return DriverError(f"mlx-lm refuses the model: {text}", "is it a whole checkpoint? fetch it again")
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """What mlx-lm raises while it loads a model, as a DriverError. What memory and disk lack stays what it is."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise refusal(error) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise refusal(error) from None
+    except RuntimeError as error:
+        if "[load_safetensors]" not in str(error):
+            raise
+        raise refusal(error) from None
 
 
 def generation_config(folder: Path) -> dict[str, Any]:

@@ -79,11 +79,14 @@ class Modelfile:
 
     def text(self, name: str) -> str | None:
         """The text of an instruction; the last one counts where there are several, as with Ollama."""
-        found = [command.text for command in self.commands if command.name == name]
+        found = self.texts(name)
         return found[-1] if found else None
 
+    def all(self, name: str) -> tuple[Command, ...]:
+        return tuple(command for command in self.commands if command.name == name)
+
     def texts(self, name: str) -> tuple[str, ...]:
-        return tuple(command.text for command in self.commands if command.name == name)
+        return tuple(command.text for command in self.all(name))
 
     @property
     def parameters(self) -> dict[str, Value | list[str]]:

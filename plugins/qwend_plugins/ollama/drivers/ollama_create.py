@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import ollama
 from ollama_server import Server, numbers
 from ollama_start import DriverError, report, say
-from ollama_wanted import Wanted
+from ollama_wanted import Wanted, digests
 
 _CHUNK = 4 * 1024**2
 _TRIES = 3
@@ -22,22 +23,20 @@ _TRIES = 3
 def ensure(server: Server, wanted: Wanted, name: str, quantize: str | None) -> None:
     """Make `name` what is wanted, unless it is. Raises DriverError."""
     client = ollama.Client(host=server.url)
-    if wanted.requires and numbers(server.version) < numbers(wanted.requires):
+    requires, have = str(wanted.request.get("requires", "")), numbers(server.version)
+    if have != (0, 0, 0) and have < numbers(requires):  # a build from source says 0.0.0
         raise DriverError(
-            f"the Modelfile requires Ollama {wanted.requires}, and this is {server.version}", "upgrade it"
+            f"the Modelfile requires Ollama {requires}, and this is {server.version}", "upgrade it"
         )
     try:
         if wanted.base is not None:
             _base(client, wanted)
         if wanted.plain or (name.endswith(wanted.tag) and _has(client, name)):
             return
-        for path, digest in wanted.files.values():
+        for path, digest in (*wanted.files.values(), *wanted.draft.values()):
             upload(server.url, path, digest)
-        files = {file: digest for file, (_, digest) in wanted.files.items()}
         say(f"creates {name}")
-        for part in client.create(
-            name, from_=wanted.base, files=files or None, quantize=quantize, **wanted.request, stream=True
-        ):
+        for part in _created(client, name, wanted, quantize):
             report(
                 progress={
                     "phase": part.status or "create",
@@ -49,11 +48,38 @@ def ensure(server: Server, wanted: Wanted, name: str, quantize: str | None) -> N
         raise DriverError(f"Ollama refuses to create {name}: {error.error}", _hint(error.error)) from None
     except (httpx.HTTPError, ConnectionError) as error:
         raise DriverError(f"Ollama at {server.url} went away: {error}") from None
+    except ValueError:
+        raise DriverError(
+            f"what answers at {server.url} does not speak as Ollama does", "is it one?"
+        ) from None
+
+
+def _created(
+    client: ollama.Client, name: str, wanted: Wanted, quantize: str | None
+) -> Iterator[ollama.ProgressResponse]:
+    """The official client's creation, with fields that it has no words for (a renderer, a draft …) beside its own."""
+    body: dict[str, Any] = {
+        "from": wanted.base,
+        "files": digests(wanted.files),
+        "draft_files": digests(wanted.draft),
+    }
+    body |= {"model": name, "quantize": quantize, "stream": True, **wanted.request}
+    said = {key: value for key, value in body.items() if value}
+    made: Iterator[ollama.ProgressResponse] = client._request(
+        ollama.ProgressResponse, "POST", "/api/create", json=said, stream=True
+    )
+    return made
 
 
 def _hint(said: str) -> str:
     if "unknown model architecture" in said or "unsupported architecture" in said:
         return "this Ollama does not know it: upgrade it, or serve with llama-cpp/serve"
+    if "quantiz" in said:
+        return "this Ollama does not quantise it: leave quantize out, and insert llama-cpp/quantize"
+    if "safetensors" in said or "MLX" in said:
+        return (
+            "this Ollama imports no checkpoint here: insert llama-cpp/convert, since a GGUF loads everywhere"
+        )
     return "its own log says more"
 
 

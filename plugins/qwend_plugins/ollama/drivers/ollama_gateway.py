@@ -6,9 +6,11 @@ nobody deletes or pulls models through this port. If somebody removed the model,
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.client
 import json
+import re
 import socket
 import threading
 import urllib.parse
@@ -34,6 +36,10 @@ OPEN = frozenset(
 MOST_BODY = 64 * 1024**2
 
 
+class Left(Exception):
+    """The client is gone."""
+
+
 @dataclass
 class Gateway:
     """What is served: `names` here, `real` on the server; `again` creates it anew."""
@@ -45,6 +51,20 @@ class Gateway:
     key: str | None = None
     keep_alive: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def duration(said: str) -> int | str:
+    """How long a model stays, as Ollama's API reads it: seconds (-1: for ever) as a number, since a text needs its
+    unit."""
+    return int(said) if re.fullmatch(r"-?\d+", said) else said
+
+
+def broken_off(answer: http.client.HTTPResponse, last: bytes) -> bool:
+    """Whether an answer that is read line by line ended before its end, of which `readline` says nothing: fewer bytes
+    came than were promised, or the last chunk never did."""
+    if answer.chunked:
+        return answer.chunk_left is not None or not last
+    return bool(answer.length)
 
 
 def listen(bound: socket.socket, gateway: Gateway) -> ThreadingHTTPServer:
@@ -63,6 +83,8 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     gateway: Gateway
+    _kind = ""
+    """The type of the answer that has begun."""
 
     def do_GET(self) -> None:
         gateway = self.gateway
@@ -104,14 +126,39 @@ class Handler(BaseHTTPRequestHandler):
                 404, f"there is no model {asked!r} here; there is {', '.join(self.gateway.names)}"
             )
         body["model"] = self.gateway.real
-        if self.gateway.keep_alive is not None and self.path.startswith("/api/") and self.path != "/api/show":
-            body.setdefault("keep_alive", self.gateway.keep_alive)
+        stay = self.gateway.keep_alive
+        if stay is not None and self.path.startswith("/api/") and self.path != "/api/show":
+            body.setdefault("keep_alive", duration(stay))
         try:
             self._pass_on(json.dumps(body).encode(), str(asked))
-        except (OSError, http.client.HTTPException) as error:
+        except Left:
             self.close_connection = True
-            if not isinstance(error, BrokenPipeError | ConnectionResetError):
-                self._refuse(502, f"Ollama does not answer: {error}")
+        except (OSError, http.client.HTTPException) as error:
+            return self._broken(f"Ollama does not answer: {str(error) or type(error).__name__}")
+        if stay is not None and self.path.startswith("/v1/") and self.gateway.server.child is None:
+            self._stay(stay)
+
+    def _stay(self, said: str) -> None:
+        """Tells a server that ran before how long the model stays after this answer: OpenAI's API has no word for it,
+        and a request of Ollama's own without a prompt says only that. If it fails, the next one may not."""
+        path, more = ("/api/embed", {"input": ""}) if "embed" in self.path else ("/api/generate", {})
+        told = {"model": self.gateway.real, "keep_alive": duration(said), "stream": False, **more}
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)  # the client has its answer, and does not wait for this
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection, answer = self._ask(json.dumps(told).encode(), path)
+            answer.read()
+            connection.close()
+
+    def _broken(self, message: str) -> None:
+        """The server is gone: told as a refusal or, where an answer has begun, as its last line."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # the client may be gone, too
+            if not self._kind:
+                return self._refuse(502, message)
+            error = message if self.path.startswith("/api/") else {"message": message, "type": "server_error"}
+            head = "data: " if self._kind.startswith("text/event-stream") else ""
+            self.wfile.write(f"\n{head}{json.dumps({'error': error})}\n\n".encode())
 
     def _pass_on(self, body: bytes, asked: str) -> None:
         """The server's answer, line by line; a client that leaves closes the request to the server, which ends it."""
@@ -127,22 +174,31 @@ class Handler(BaseHTTPRequestHandler):
                     except DriverError as error:
                         return self._refuse(502, str(error))
                 connection, answer = self._ask(body)
+            self._kind = answer.getheader("Content-Type") or "application/json"
             self.send_response(answer.status)
-            self.send_header("Content-Type", answer.getheader("Content-Type") or "application/json")
+            self.send_header("Content-Type", self._kind)
             self.send_header("Connection", "close")
             self.end_headers()
             real, name = (f'"model":{json.dumps(one)}'.encode() for one in (self.gateway.real, asked))
-            while line := answer.readline():
-                self.wfile.write(line.replace(real, name))
-                self.wfile.flush()
+            line = b""
+            while more := answer.readline():
+                line = more
+                try:
+                    self.wfile.write(line.replace(real, name))
+                except OSError:
+                    raise Left from None
+            if broken_off(answer, line):
+                raise http.client.IncompleteRead(line, answer.length)
         finally:
             connection.close()
 
-    def _ask(self, body: bytes) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _ask(
+        self, body: bytes, path: str | None = None
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         place = urllib.parse.urlsplit(self.gateway.server.url)
         kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
         connection = kind(place.hostname or "127.0.0.1", place.port)
-        connection.request("POST", self.path, body, {"Content-Type": "application/json"})
+        connection.request("POST", path or self.path, body, {"Content-Type": "application/json"})
         return connection, connection.getresponse()
 
     def _allowed(self) -> bool:

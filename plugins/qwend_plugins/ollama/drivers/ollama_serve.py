@@ -39,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--url", help="a running server")
     add("--models", type=Path, help="run a server of its own that keeps its models here")
     add("--managed", action=argparse.BooleanOptionalAction, default=None)
-    add("--keep-alive", default="5m")
+    add("--keep-alive", help="how long the model stays in memory; left out: as the server does")
     add("--quantize")
     add("--key-file", type=Path)
     return parser.parse_args(argv)
@@ -50,7 +50,9 @@ def bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(128)  # bound alone it could be taken by whoever listens first
     except OSError as error:
+        bound.close()
         code = ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else 1
         raise DriverError(
             f"cannot listen on {host}:{port}: {error.strerror}", "choose another port", code
@@ -68,7 +70,7 @@ def serve(args: argparse.Namespace) -> None:
         raise DriverError("the file of the key is empty", "an empty key would open the server to everybody")
     wanted = want(args.model, json.loads(args.wanted.read_text(encoding="utf-8")), modelfile=args.modelfile)
     if args.models is not None:
-        lend(args.models, wanted.files)
+        lend(args.models, {**wanted.files, **wanted.draft})
     server = find(args.url, args.managed, args.keep_alive, args.models)
     stop_with(server)
     say(f"Ollama {server.version} at {server.url}")

@@ -36,7 +36,7 @@ class Server:
     child: subprocess.Popen[bytes] | None = None
 
 
-def find(url: str | None, managed: bool | None, keep_alive: str, models: Path | None = None) -> Server:
+def find(url: str | None, managed: bool | None, keep_alive: str | None, models: Path | None = None) -> Server:
     """The server at `url` (left out: the usual place), or a child of our own. `managed`: None takes what there is.
     `models` is a folder of its own for the child that a container holds; nothing else is looked for then.
     Raises DriverError that says how to get Ollama, or that it is too old."""
@@ -101,12 +101,14 @@ def _young_enough(server: Server) -> Server:
     return server
 
 
-def _started(program: str, keep_alive: str, models: Path | None = None) -> Server:
+def _started(program: str, keep_alive: str | None, models: Path | None = None) -> Server:
     """Runs `ollama serve` on a free port, with the models that the user's own Ollama holds, or those of `models`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_KEEP_ALIVE": keep_alive}
+    env = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{port}"}
+    if keep_alive is not None:
+        env["OLLAMA_KEEP_ALIVE"] = keep_alive
     if models is None:  # the models of the user, wherever this step's own home is
         env["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     else:

@@ -12,12 +12,14 @@ import msgspec
 import pytest
 
 from qwend.plugin import Facts, Finding, Given, Host, StepView
-from qwend_plugins.ollama.common import DRIVERS, name_problem
+from qwend_plugins.ollama.common import DRIVERS, PARAMETERS, name_problem
 from qwend_plugins.ollama.modelfile import ModelfileParams, WriteModelfile
 
 for folder in (DRIVERS, DRIVERS.parents[1] / "smoke" / "drivers"):
     sys.path.append(str(folder))
 from compose import look, read  # noqa: E402
+from modelfile import DEPRECATED  # noqa: E402
+from modelfile import PARAMETERS as MODELFILES  # noqa: E402
 from ollama_start import DriverError  # noqa: E402
 from qwen_vocabulary import chat_template  # noqa: E402
 from write_modelfile import main  # noqa: E402
@@ -178,12 +180,17 @@ def test_a_mistake_in_a_users_modelfile_is_told_with_its_line(tmp_path: Path) ->
         (step(given("qwen2"), parameters={"top_k": 0.5}), "with.parameters.top_k", "a whole number"),
         (step(given("qwen2"), parameters={"top_p": "high"}), "with.parameters.top_p", "a number"),
         (step(given("qwen2"), parameters={"stop": 1}), "with.parameters.stop", "a text or several"),
+        (step(given("qwen2"), parameters={"use_mmap": 1}), "with.parameters.use_mmap", "true or false"),
         (step(given("qwen2"), system='say """'), "with.system", "no escape"),
         (step(given("qwen2"), parameters={"num_ctx": 99999}), "with.parameters.num_ctx", "beyond"),
     ],
 )
 def test_what_ollama_does_not_take_is_told_in_the_plan(view: StepView, key: str, says: str) -> None:
     assert [(one.key, says in one.message) for one in findings(view)] == [(key, True)]
+
+
+def test_a_recipe_may_say_every_parameter_that_a_modelfile_may_but_those_that_ollama_dropped() -> None:
+    assert PARAMETERS == MODELFILES - DEPRECATED
 
 
 @pytest.mark.parametrize("name", ["mine", "user/mine:q4_K_M", "registry/user/mine:1", "qwen2.5"])
