@@ -30,6 +30,12 @@ steps:
   back: {uses: mlx/convert, from: small, with: {dequantize: true}}
   answers: {uses: mlx/generate, from: back, with: {prompts: asked, max_tokens: 4}}
 """
+SAID = {
+    "temp": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.05, "use_default_chat_template": True, "decode_concurrency": 4,
+    "prompt_concurrency": 2, "prefill_step_size": 256, "prompt_cache_size": 2, "prompt_cache_bytes": "500MB",
+    "kv_bits": 8, "quantized_kv_start": 0, "num_draft_tokens": 2, "chat_template_args": "{enable_thinking: false}",
+}  # fmt: skip
+"""What mlx-lm's server is told in its own words, which its parser has to know."""
 
 
 def ask(url: str, body: dict[str, Any]) -> bytes:
@@ -42,7 +48,8 @@ def ask(url: str, body: dict[str, Any]) -> bytes:
 def test_a_model_is_converted_served_and_written_out_again(qwend: Qwend) -> None:
     (qwend.folder / "more.yaml").write_text(MORE, encoding="utf-8")
     files = ("-f", str(ROOT / "recipes/mlx.yaml"), "-f", "more.yaml")
-    qwend("up", "-d", "--smoke", *files)
+    told = [word for name, value in SAID.items() for word in ("--set", f"steps.chat.with.{name}={value}")]
+    qwend("up", "-d", "--smoke", *files, *told)
     row = qwend.row("chat")
     assert row["state"] == "ready"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import sys
@@ -263,7 +262,9 @@ def test_an_installed_program_is_run_on_a_port_of_its_own_and_prunes_nothing(
     program = tmp_path / "ollama"
     program.write_text(f'#!/bin/sh\nenv > {tmp_path}/env\nexec {sys.executable} {FAKE} "$@"\n')
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv(
+        "QWEND_PATH", f"{tmp_path}:/nonexistent"
+    )  # what the user finds, and this step does not
     server = find(None, True, "7m")
     assert server.child is not None
     server.child.terminate()
