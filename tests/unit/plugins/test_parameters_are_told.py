@@ -103,7 +103,9 @@ REFERENCES = {
 def launched(engine: Engine, kind: str, params: dict[str, Any]) -> Launch:
     """What a step with these parameters launches; a reference among them is given."""
     refers = {name: value for name, value in params.items() if name in {*REFERENCES, "draft"}}
-    given = {name: (Given(one, REFERENCES.get(name, "model/mlx"), QWEN),) for name, one in refers.items()}
+    given: dict[str, tuple[Given, ...]] = {
+        name: (Given(one, REFERENCES.get(name, "model/mlx"), QWEN),) for name, one in refers.items()
+    }
     base = Given("base", kind, QWEN)
     step = StepView(
         "s", "r", engine.params(**params), inputs=(base,), given=given, flavour="cpu", runtime="native"
