@@ -15,11 +15,12 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qwend.adapters.docker.connection import Connection
-from qwend.adapters.docker.exits import seconds
+from qwend.adapters.docker.exits import not_started, seconds
 
 logger = logging.getLogger("qwend.docker")
 
@@ -28,6 +29,8 @@ LIMIT = 16 << 20
 
 _MARK = 60
 _BATCH = 256 << 10
+_LAST_WORDS = 1000
+"""Bytes at the end of a log in which an init's complaint would stand."""
 _SILENT_S = 5.0
 """After so long without an entry it is looked whether the engine has one."""
 _SELDOM_S = 60.0
@@ -194,6 +197,15 @@ def copy(connection: Connection, container: str, path: str, *, follow: bool, kee
         file.write(batch)
     finally:
         file.close()
+
+
+def name_what_did_not_start(inspected: Mapping[str, Any], log: Path) -> None:
+    """Ends the log with the name of a program that could not be started, where the engine's init leaves it out."""
+    with log.open("rb+") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
+        last = file.read().decode("utf-8", "replace")
+        if (line := not_started(inspected, last)) and line not in last:
+            file.write(line.encode())
 
 
 def _write(file: int, data: bytes) -> None:

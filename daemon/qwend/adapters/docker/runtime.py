@@ -14,9 +14,9 @@ from qwend.adapters.docker.connection import Connection, Refused
 from qwend.adapters.docker.container import container, network_of
 from qwend.adapters.docker.containers import Containers
 from qwend.adapters.docker.environment import environment
-from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of, not_started
+from qwend.adapters.docker.exits import ENDED, LIVING, exit_of, handle_of
 from qwend.adapters.docker.identity import LOG, MARKER, OWNED, container_name
-from qwend.adapters.docker.logs import LogCopy, copy
+from qwend.adapters.docker.logs import LogCopy, copy, name_what_did_not_start
 from qwend.adapters.docker.terminals import Terminals
 from qwend.adapters.docker.users import user_of
 from qwend.effects import Order, Screen, Terminal
@@ -27,8 +27,6 @@ logger = logging.getLogger("qwend.docker")
 
 _KILL_TAKES_S = 30.0
 _LOG_ENDS_S = 10.0
-_LAST_WORDS = 1000
-"""Bytes at the end of a log in which an init's complaint would stand."""
 
 
 class DockerRuntime:
@@ -260,10 +258,13 @@ class DockerRuntime:
         if path := labels.get(LOG):
             try:
                 copy(self._connection, inspected["Id"], path, follow=False)
-                _name_what_did_not_start(inspected, Path(path))
+                name_what_did_not_start(inspected, Path(path))
             except Exception as error:  # the exit is worth more than the end of its log
                 logger.warning("the log of container %s is not complete: %s", inspected["Id"][:12], error)
-        _take_back(owned for owned in labels.get(OWNED, "").split("\n") if owned)
+        try:
+            _take_back(owned for owned in labels.get(OWNED, "").split("\n") if owned)
+        except OSError as error:  # so is it more than its folders: who reads them says what is wrong
+            logger.warning("the folders of container %s stay its user's: %s", inspected["Id"][:12], error)
 
     def _drop_stray_secrets(self, markers: set[str]) -> None:
         kept = {mounts.secrets_folder(self._secrets, marker).name for marker in markers | self._starting}
@@ -271,14 +272,6 @@ class DockerRuntime:
             for folder in self._secrets.iterdir():
                 if folder.name not in kept:
                     mounts.drop_secrets_folder(folder)
-
-
-def _name_what_did_not_start(inspected: Mapping[str, Any], log: Path) -> None:
-    with log.open("rb+") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
-        last = file.read().decode("utf-8", "replace")
-        if (line := not_started(inspected, last)) and line not in last:
-            file.write(line.encode())
 
 
 def _take_back(paths: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from qwend.adapters.docker import logs
+from qwend.adapters.docker import logs, mounts
 from qwend.adapters.docker.connection import Refused
 from qwend.adapters.docker.container import LOG_FILES
 from qwend.adapters.docker.identity import container_name
@@ -142,6 +142,22 @@ async def test_exit_codes_and_words_are_told_until_they_are_acknowledged(
     assert not engine.containers(all=True, filters={"id": handle.id})
     assert await runtime.living() == {}
     assert await runtime.backlog() == []
+
+
+async def test_an_end_is_told_though_the_folders_of_the_step_cannot_be_taken_back(
+    runtime: DockerRuntime, make_order: MakeOrder, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [make_order("sh", "-c", f"exit {code}", image=base, step=f"s{code}") for code in (3, 4)]
+    for order in orders:
+        await runtime.start(order)
+
+    def refused(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(mounts, "hand_over", refused)
+    exits = runtime.exits()
+    told = {(await next_exit(exits)).code for _ in orders}
+    assert told == {3, 4}
 
 
 async def test_a_second_start_of_a_marker_that_lives_adopts_it(
