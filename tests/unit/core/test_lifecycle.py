@@ -264,6 +264,21 @@ def test_backoff_stays_between_three_quarters_of_its_base_and_the_cap(policy: Po
     assert 0.75 * min(policy.restart.cap_s, policy.restart.backoff_s) <= waits <= policy.restart.cap_s
 
 
+@pytest.mark.parametrize(
+    ("policy", "code", "becomes"),
+    [
+        ("always", 0, "backoff"), ("always", 1, "backoff"), ("on-failure", 0, "stopped"),
+        ("on-failure", 1, "backoff"), ("no", 0, "stopped"), ("no", 1, "failed"),
+    ],
+)  # fmt: skip
+def test_the_policy_says_who_comes_back(policy: Any, code: int, becomes: str) -> None:
+    ready = msgspec.structs.replace(fresh("service"), state="ready", proven=True)
+    step, effects = decide(ready, Policy(restart=Restart(policy=policy)), Ended(Exit("m", code=code)))
+    assert step.state == becomes
+    waits = any(isinstance(effect, Timer) and effect.name == "backoff" for effect in effects)
+    assert waits == (becomes == "backoff")
+
+
 def test_each_backoff_is_about_twice_the_last() -> None:
     waits = [
         backoff(attempt, Policy(restart=Restart(backoff_s=1.0, cap_s=60.0)), "r/s") for attempt in range(1, 8)
