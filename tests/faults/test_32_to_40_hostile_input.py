@@ -166,6 +166,7 @@ PLUGINS = {
     "raises": "raise RuntimeError('no luck')\n",
     "exits": "import sys\nsys.exit(3)\n",
     "dies": "import os\nos._exit(7)\n",
+    "hangs": "import time\nwhile True:\n    time.sleep(60)\n",
     "usurper": "from qwend.plugin import *\nimport toy_plugin\nclass E(toy_plugin.Make): pass\n"
     "@hookimpl\ndef qwend_engines():\n    return [E()]\n",
     "moody": "from qwend.plugin import *\nimport toy_plugin\nclass E(toy_plugin.Make):\n    name = 'moody/make'\n"
@@ -186,6 +187,7 @@ def test_35_bad_plugins_are_named_and_left_out_and_the_daemon_and_the_others_go_
             assert "no luck" in problems["raises"]
             assert "exit" in problems["exits"].lower()
             assert "7" in problems["dies"]
+            assert "no answer within 20 s in import" in problems["hangs"]
             assert "toy/make" in problems["usurper"], "the taken name is told"
             assert problems["toy"] is None
             with pytest.raises(QwendError, match=r"moody.*not today"):
@@ -366,11 +368,31 @@ def test_40_a_hostile_name_of_a_step_is_refused_with_its_place(house: House, hos
     assert "\x00" not in line and "\x1b" not in line and len(line) < 2000
 
 
+@pytest.mark.parametrize("text", [text for text in HOSTILE if not text.isprintable()])
+@pytest.mark.parametrize("key", ["uses", "from", "with", "device"])
+def test_40_a_hostile_word_that_an_error_repeats_breaks_no_terminal(
+    house: House, name: str, key: str, text: str
+) -> None:
+    steps = {"write": {"uses": "toy/make", key: {text: 1} if key == "with" else text}}
+    recipe = house.folder / f"{name}.yaml"
+    recipe.write_text(json.dumps({"name": name, "steps": steps}))
+    said = house.cli("plan", str(recipe))
+    assert said.returncode == 2, said
+    assert said.stdout == "" and f"{name}.yaml:1:" in said.stderr
+    assert said.stderr.replace("\n", "").isprintable(), said.stderr
+    with pytest.raises(UsageError) as caught:
+        house.plan(name, steps)
+    assert all(line.isprintable() for line in caught.value.lines()), "nor that of another client"
+
+
 def test_40_file_names_that_are_no_text_are_shown_escaped(house: House, name: str) -> None:
-    """A job's own output may hold any bytes as names: what cannot be stored is refused by its escaped name."""
-    end = house.up(name, {"write": make(text="x", odd_name=True)})
-    if end["exit_code"]:
-        assert "\\x" in end["error"]["message"] or "\\udc" in end["error"]["message"]
-    said = house.cli("ps")
-    assert said.returncode == 0
-    said.stdout.encode("utf-8")
+    """A job's own output may hold any bytes as names."""
+    assert house.up(name, {"write": make(text="x", odd_name=True)})["exit_code"] == 0
+    (odd,) = [
+        file["path"] for file in house.client.get(f"/v1/steps/{name}/write")["artifact"]["files"]
+        if file["path"] != "text.txt"
+    ]  # fmt: skip
+    assert "\\x" in odd and odd.isprintable(), odd
+    for said in (house.cli("ps"), house.cli("inspect", f"{name}/write"), house.cli("store", "ls")):
+        assert said.returncode == 0
+        assert said.stdout.replace("\n", "").isprintable()
