@@ -59,6 +59,16 @@ def test_a_gguf_gets_its_modelfile_and_is_created_once_and_served(
     assert list(state.blobs) == [f"sha256:{digest}"]
     assert hashlib.sha256(state.blobs[f"sha256:{digest}"]).hexdigest() == digest
 
+    report = (qwend.home / "run/own_gguf_ollama/chat/report.jsonl").read_text().splitlines()
+    told = [one["progress"] for one in map(json.loads, report) if "progress" in one]
+    sent = [one for one in told if one["phase"] == "upload smoke-qwen2-f16.gguf"]
+    assert (
+        [one["done"] for one in sent][-1]
+        == sent[-1]["total"]
+        == (made / "smoke-qwen2-f16.gguf").stat().st_size
+    )
+    assert "writing manifest" in [one["phase"] for one in told]
+
     # Somebody removes it: it is created again, and nothing is sent twice.
     state.models.clear()
     assert ask(qwend.row("chat")["url"])["model"] == "chat"

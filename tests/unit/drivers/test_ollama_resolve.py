@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import urllib.error
+import urllib.request
+from email.message import Message
 from pathlib import Path
 
 import pytest
-from ollama_resolve import held, main, pin_of, place_of
+from ollama_resolve import asked, held, main, pin_of, place_of
 from ollama_start import DriverError
 
 MANIFEST = json.dumps(
@@ -48,6 +52,47 @@ def test_what_the_users_ollama_holds_is_pinned_by_its_manifest(
 
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert held(place_of("ollama:qwen3"), [tmp_path]) is None
+    (tmp_path / "manifests").write_text("no folder")
+    assert held(place_of("ollama:qwen3"), [tmp_path]) is None
+
+
+def test_what_this_machine_does_not_hold_is_asked_of_the_registry_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def registry(request: urllib.request.Request, timeout: float) -> io.BytesIO:
+        assert request.full_url == "https://registry.ollama.ai/v2/library/qwen2.5/manifests/0.5b"
+        assert "manifest.v2+json" in str(request.get_header("Accept"))
+        return io.BytesIO(MANIFEST)
+
+    monkeypatch.setattr("ollama_resolve.folders", lambda: [tmp_path])
+    monkeypatch.setattr("urllib.request.urlopen", registry)
+    main(["ollama:qwen2.5:0.5b"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["revision"] == f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("raised", "says", "hint"),
+    [
+        (
+            urllib.error.HTTPError("u", 404, "gone", Message(), None),
+            "there is no model nonesuch:1",
+            "library lists",
+        ),
+        (urllib.error.HTTPError("u", 500, "ill", Message(), None), "registry.ollama.ai answers 500", "later"),
+        (urllib.error.URLError("no route"), "cannot be reached: .*no route", "ollama pull nonesuch:1"),
+    ],
+)
+def test_what_the_registry_does_not_give_is_told_with_a_way_on(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, says: str, hint: str
+) -> None:
+    def registry(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("urllib.request.urlopen", registry)
+    with pytest.raises(DriverError, match=says) as told:
+        asked(place_of("ollama:nonesuch:1"))
+    assert hint in told.value.hint
 
 
 @pytest.mark.parametrize("broken", [b"", b"{}", b'{"layers": [1]}', b"\xff"])

@@ -103,3 +103,11 @@ def test_a_model_of_the_library_with_a_word_beside_it_is_another_model(tmp_path:
     assert want(tmp_path, {}, modelfile=True).plain
     (tmp_path / "Modelfile").write_text("FROM qwen3:0.6b\nRENDERER qwen3\n")
     assert not want(tmp_path, {}, modelfile=True).plain
+    gguf(tmp_path / "small.gguf", general__architecture="qwen3")
+    (tmp_path / "Modelfile").write_text("FROM qwen3:0.6b\nDRAFT small.gguf\n")
+    assert not want(tmp_path, {}, modelfile=True).plain
+
+
+def test_a_model_that_is_greedy_by_itself_stays_so(exported: Path) -> None:
+    (exported / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.7}))
+    assert want(exported, {}).request["parameters"]["temperature"] == 0.0

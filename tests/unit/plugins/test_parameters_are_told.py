@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwend.plugin import Engine, Facts, Given, Host, Launch, StepView
+from qwend.plugin import DriverRef, Engine, Facts, Given, Host, Launch, StepView, Word
 from qwend_plugins.mlx.convert import Convert
 from qwend_plugins.mlx.fuse import Fuse
 from qwend_plugins.mlx.generate import Generate
@@ -117,8 +117,17 @@ def launched(engine: Engine, kind: str, params: dict[str, Any]) -> Launch:
 def test_every_parameter_reaches_the_program(engine: Engine, kind: str, values: dict[str, Any]) -> None:
     assert set(values) == set(engine.params.model_fields), "a parameter that this test does not know"
     needed = NEEDED.get(engine.name, {})
-    before = launched(engine, kind, needed)
+    before = told(launched(engine, kind, needed))
     for name, value in values.items():
-        after = launched(engine, kind, {**needed, name: value})
-        told = (after.argv, after.files, after.env)
-        assert told != (before.argv, before.files, before.env), f"{name} is taken, and nobody is told"
+        assert told(launched(engine, kind, {**needed, name: value})) != before, (
+            f"{name} is taken and not told"
+        )
+
+
+def told(launch: Launch) -> tuple[list[Word], dict[str, str], dict[str, Word]]:
+    """What a program hears: its words, but for a digest over all of them, files that they name, its environment."""
+    words = list(launch.argv)
+    if "--identity" in words:
+        del words[words.index("--identity") + 1]
+    named = {one.name for one in words if isinstance(one, DriverRef)}
+    return words, {one.name: one.content for one in launch.files if one.name in named}, dict(launch.env)
