@@ -51,7 +51,7 @@ HINTS = (
     LogHint(
         r"No Metal device|metal::Device|no Metal|Failed to load the default metallib",
         "MLX finds no Metal here",
-        "a session without a graphics card (some virtual machines) has none: device: cpu",
+        "some virtual machines have none; there llama-cpp/serve answers with device: cpu",
     ),
     LogHint(r"No space left on device", "the disk is full", "qwend store prune frees what nothing refers to"),
 )
@@ -96,6 +96,12 @@ def machine_findings(step: StepView, host: Host) -> Iterator[Finding]:
     if step.flavour == "cpu" and host.system == "darwin" and host.machine != "arm64":
         yield Finding(
             "MLX is for Macs with Apple silicon, and this one has an Intel CPU", "uses", "llama-cpp/serve"
+        )
+    elif step.flavour == "cpu" and host.system == "darwin":
+        yield Finding(
+            "MLX's build for the CPU is one for Linux; on this Mac it runs with Metal",
+            "device",
+            "leave device out, or llama-cpp/serve",
         )
     elif step.flavour == "cpu" and host.system == "linux" and host.machine not in ("x86_64", "amd64"):
         yield Finding(

@@ -16,7 +16,7 @@ _KNOWN = (
     (
         r"Model type (\S+?) not supported",
         "this mlx-lm does not know the architecture {0}",
-        "a newer one may; qwend images lock mlx --upgrade mlx-lm takes one",
+        "a newer one may: raise mlx-lm in the image's image.toml, then qwend images lock mlx --write",
     ),
     (
         r"\[load_safetensors\] (.*)",

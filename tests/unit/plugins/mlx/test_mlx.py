@@ -105,6 +105,7 @@ def test_what_cannot_be_converted_is_told_at_its_key(step: StepView, key: str, s
     [
         (Host("darwin", "arm64", 8, os_version="macOS 13.6"), "apple", "macOS 14 or newer"),
         (Host("darwin", "x86_64", 8, os_version="macOS 14.1"), "cpu", "Intel"),
+        (Host("darwin", "arm64", 8, os_version="macOS 15.1"), "cpu", "runs with Metal"),
         (Host("linux", "aarch64", 8), "cpu", "x86-64"),
     ],
 )
