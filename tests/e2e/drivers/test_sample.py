@@ -94,6 +94,15 @@ def test_rows_of_conversations_are_kept_whole(sample: Driver, tmp_path: Path) ->
     assert not (tmp_path / "out" / "data.txt").exists()
 
 
+def test_what_was_drawn_is_drawn_from_again(sample: Driver, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(9)))
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    sample("--data", tmp_path / "rows.jsonl", "--kind", "text", "--sample", 5, "--out", once)
+    sample("--data", once, "--kind", "text", "--sample", 3, "--seed", 1, "--out", twice)
+    assert len(set(texts(twice))) == 3
+    assert set(texts(twice)) < set(texts(once))
+
+
 def test_fewer_rows_than_asked_for_are_all_taken_and_the_log_says_so(sample: Driver, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     outcome = sample("--data", tmp_path / "a.txt", "--kind", "text", "--sample", 9, "--out", tmp_path / "out")

@@ -14,6 +14,8 @@ from typing import Any
 
 ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 TEXTS = (".txt", ".raw", ".md")
+RECORD, RECORD_MARK = "rows.json", "rows_sha256"
+"""What `sample.py` leaves beside the rows that it drew: no rows."""
 MAGIC = {
     b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"\xff\xff\xff\xff": "an Arrow stream",
     b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"GGUF": "a GGUF model",
@@ -33,6 +35,9 @@ def data_files(place: Path) -> list[Path]:
     """The files of a data set in the order of their names; of a folder that holds both, rows come before text."""
     if place.is_file():
         return [place]
+    drawn = place / "data.jsonl"
+    if drawn.is_file() and (place / RECORD).is_file() and RECORD_MARK in (place / RECORD).read_text("utf-8"):
+        return [drawn]
     found = sorted(
         (file for file in place.rglob("*") if file.is_file() and not file.name.startswith(".")),
         key=lambda file: file.relative_to(place).as_posix(),
