@@ -35,8 +35,9 @@ DEFAULT_CONTEXT = 8192
 _CPU_LIBRARIES = 5 * GIB // 2
 """Resident sets of the server and the engine process with torch and vLLM imported (measured: 2.3 GiB together)."""
 _GPU_LIBRARIES = 3 * GIB
-_SHM = 8 * GIB
-"""Shared memory through which the workers of several cards speak."""
+_SHM, _SHM_ALONE = 8 * GIB, GIB
+"""Shared memory through which the workers of several cards speak; and a server with its only one: its queue takes 160
+MiB, of which a container has 64 unless more is asked for."""
 
 ENGINE_FLAGS = (
     "dtype", "quantization", "max_num_seqs", "max_num_batched_tokens", "distributed_executor_backend",
@@ -122,12 +123,14 @@ HINTS = (
         "transformers/serve may; or upgrade the image: qwend images lock vllm --upgrade vllm",
     ),
     LogHint(
-        r"^.*?\b(?!RuntimeError: Engine)(?P<kind>ValueError|RuntimeError|NotImplementedError|KeyError|TypeError|OSError"
+        r"^(?!.*Found ulimit of).*?\b(?!RuntimeError: Engine)"
+        r"(?P<kind>ValueError|RuntimeError|NotImplementedError|KeyError|TypeError|OSError"
         r"|AssertionError|ImportError|AttributeError|ValidationError): (?P<why>(?!Engine core).{4,300})$",
         "vLLM says: {why}",
     ),
 )
-"""Best first: the last is whatever exception comes first in the log, since those after it only follow from it."""
+"""Best first: the last is whatever exception comes first in the log, since those after it only follow from it (a
+warning on the number of open files spells one out, and is none)."""
 
 
 def image(step: StepView) -> Image:
@@ -242,5 +245,5 @@ def resources(step: StepView, params: EngineParams, adapters: tuple[Given, ...] 
     return found
 
 
-def shared_memory(step: StepView) -> int | None:
-    return _SHM if step.gpus > 1 else None
+def shared_memory(step: StepView) -> int:
+    return _SHM if step.gpus > 1 else _SHM_ALONE

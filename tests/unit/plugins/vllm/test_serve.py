@@ -240,8 +240,8 @@ def test_memory_on_a_cpu_counts_the_whole_cache_and_the_libraries() -> None:
     assert resources.gpu_memory is None
 
 
-def test_workers_of_several_cards_get_shared_memory() -> None:
-    assert launch(step()).shm is None
+def test_a_server_and_its_workers_get_shared_memory() -> None:
+    assert launch(step()).shm == launch(step(flavour="cpu", gpus=0)).shm == GIB
     assert launch(step(gpus=2)).shm == 8 * GIB
 
 
@@ -269,6 +269,11 @@ def test_workers_of_several_cards_get_shared_memory() -> None:
          "the memory of the card does not suffice"),
         ("(EngineCore pid=1) ERROR 11-24 [core.py:1] RuntimeError: something new\n"
          "RuntimeError: Engine core initialization failed. See root cause above.", "vLLM says: something new"),
+        ("Found ulimit of 20000 and failed to automatically increase with error current limit exceeds maximum limit. "
+         "This can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider increasing with "
+         "ulimit -n\n(EngineCore pid=26) ERROR 11-24 17:44:30 [core.py:1510] RuntimeError: Insufficient space in "
+         "/dev/shm: 160 MiB required, 64 MiB free.",
+         "vLLM says: Insufficient space in /dev/shm: 160 MiB required, 64 MiB free."),
     ],
 )  # fmt: skip
 def test_the_engines_own_reason_is_understood(log: str, message: str) -> None:
