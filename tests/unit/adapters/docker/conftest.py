@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import docker
 import pytest
 
+from qwend.adapters.docker.build import DockerBuilder
+from qwend.adapters.docker.connection import Connection
+from qwend.adapters.docker.construction import Base
 from qwend.adapters.docker.identity import INSTANCE
 from qwend.adapters.docker.runtime import DockerRuntime
 from qwend.effects import Order, Realised
@@ -17,6 +21,7 @@ from qwend.model.launch import Launch
 from qwend.model.service import Identity
 
 MakeOrder = Callable[..., Order]
+MakeBuilder = Callable[..., DockerBuilder]
 
 
 @pytest.fixture
@@ -91,3 +96,32 @@ async def runtime(engine: Any, instance: str, tmp_path: Path) -> AsyncIterator[D
     await made.close()
     for container in engine.containers(all=True, filters={"label": f"{INSTANCE}={instance}"}):
         engine.remove_container(container["Id"], force=True, v=True)
+
+
+@pytest.fixture
+def base_tag(engine: Any, base: str) -> str:
+    """The base's name: BuildKit would look for a bare id at a registry."""
+    return str(engine.inspect_image(base)["RepoTags"][0])
+
+
+@pytest.fixture(scope="session")
+def _buildx(engine: Any) -> None:
+    if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("the docker command has no buildx plugin")
+
+
+@pytest.fixture
+async def make_builder(
+    _buildx: None, engine: Any, tmp_path: Path, base_tag: str
+) -> AsyncIterator[MakeBuilder]:
+    """Makes builders of one home, and removes what they built."""
+    connection = Connection()
+
+    def make(**more: Any) -> DockerBuilder:
+        arguments: dict[str, Any] = {"base": Base(base_tag), "secrets_root": tmp_path / "private", **more}
+        return DockerBuilder(tmp_path / "home", connection, **arguments)
+
+    yield make
+    await connection.close()
+    for image in engine.images(filters={"label": "org.qwend.image.name=tiny"}):
+        engine.remove_image(image["Id"], force=True)  # one that another build took the tag of has none

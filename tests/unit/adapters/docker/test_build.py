@@ -8,54 +8,23 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from qwend.adapters.docker.build import DockerBuilder
-from qwend.adapters.docker.connection import Connection
 from qwend.adapters.docker.construction import Base
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.effects import Progress
 from qwend.errors import QwendError, StepFailed, Unreachable, UsageError
 from qwend.model.image import HostProgram
 
+from .conftest import MakeBuilder as Make
 from .images import BUILD, tiny_image
 
 pytestmark = pytest.mark.docker
 CANARY = "canary-5f1d"
-
-Make = Callable[..., DockerBuilder]
-
-
-@pytest.fixture
-def base_tag(engine: Any, base: str) -> str:
-    """The base's name: BuildKit would look for a bare id at a registry."""
-    return str(engine.inspect_image(base)["RepoTags"][0])
-
-
-@pytest.fixture(scope="session")
-def _buildx(engine: Any) -> None:
-    if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("the docker command has no buildx plugin")
-
-
-@pytest.fixture
-async def make_builder(_buildx: None, engine: Any, tmp_path: Path, base_tag: str) -> AsyncIterator[Make]:
-    """Makes builders of one home, and removes what they built."""
-    connection = Connection()
-
-    def make(**more: Any) -> DockerBuilder:
-        arguments: dict[str, Any] = {"base": Base(base_tag), "secrets_root": tmp_path / "private", **more}
-        return DockerBuilder(tmp_path / "home", connection, **arguments)
-
-    yield make
-    await connection.close()
-    for image in engine.images(filters={"label": "org.qwend.image.name=tiny"}):
-        engine.remove_image(image["Id"], force=True)  # one that another build took the tag of has none
 
 
 def ignore(_: Progress) -> None: ...
