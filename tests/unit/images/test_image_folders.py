@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from qwend.adapters.docker.context import dockerfile
 from qwend.adapters.locks import ROLES, canonical, read_lock
 from qwend.model.image import load_image
 from qwend.model.image_file import Build, Flavour, ImageFile, Option, Source, System, read_image_file
@@ -75,6 +77,28 @@ def test_each_build_script_parses(script: Path) -> None:
     subprocess.run(["/bin/sh", "-n", script], check=True)
     if shellcheck := shutil.which("shellcheck"):
         subprocess.run([shellcheck, "--shell=sh", script], check=True)
+
+
+def hadolint(dockerfile: str) -> subprocess.CompletedProcess[str]:
+    """As the check asks it of the files that git keeps."""
+    program = Path(sys.executable).parent / "hadolint"
+    return subprocess.run(
+        [program, "--failure-threshold", "style", "-"],
+        input=dockerfile,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def test_what_is_built_of_each_flavour_is_a_clean_dockerfile(folder: Path) -> None:
+    """Not only the file that they share: what an image adds to it comes from its own folder."""
+    image = read_image_file(folder)
+    for text in {dockerfile(load_image(folder, flavour), image) for flavour in image.flavours}:
+        said = hadolint(text)
+        assert (said.returncode, said.stdout) == (0, ""), said.stderr
+        assert hadolint(f"{text}RUN cd /tmp && sudo apt-get install curl\n").returncode == 1
 
 
 def test_the_format_page_names_every_key_and_no_other() -> None:
