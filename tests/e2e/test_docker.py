@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 import urllib.request
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,26 @@ def test_a_lock_that_was_tampered_with_is_refused(qwend: Qwend, docker: Docker, 
     assert ended.returncode == 1, ended.stderr
     assert "safetensors" in ended.stderr and "is not what the lock says" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_image_of_llama_cpp_adds_at_most_150_mb_to_its_base(qwend: Qwend, docker: Docker) -> None:
+    """What a registry would be sent of it, besides its base."""
+    [built] = qwend.json("images", "build", "llama-cpp", "--flavour", "cpu", "--runtime", "docker")["built"]
+    label = '{{index .Config.Labels "org.opencontainers.image.base.name"}}'
+    base = docker("image", "inspect", "--format", label, built["location"])
+    added = compressed(built["location"]) - compressed(base)
+    assert 10e6 < added <= 150e6
+
+
+def compressed(image: str) -> int:
+    """Bytes of an image as it travels: gzip at its quickest, so an upper bound."""
+    packed, total = zlib.compressobj(1, wbits=31), 0
+    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:
+        assert saving.stdout is not None
+        while block := saving.stdout.read(1 << 20):
+            total += len(packed.compress(block))
+    assert saving.returncode == 0
+    return total + len(packed.flush())
 
 
 def build_logs(qwend: Qwend) -> dict[str, int]:
