@@ -160,6 +160,11 @@ def test_a_modelfile_of_the_user_and_a_model_of_the_library_are_served(
     assert "Modelfile:3: there is no parameter 'heat'" in ended.stderr
     assert "Traceback" not in ended.stderr
 
+    (qwend.folder / "Modelfile").write_text("FROM nonesuch:1b\n")
+    ended = qwend.try_("up", "-d", str(recipe))
+    assert ended.returncode == 1
+    assert "Ollama cannot pull nonesuch:1b: pull model manifest: file does not exist" in ended.stderr
+
     # So is one that wants a newer server.
     (qwend.folder / "Modelfile").write_text(f"FROM {name}\nREQUIRES 99.0.0\n")
     ended = qwend.try_("up", "-d", str(recipe))

@@ -175,6 +175,31 @@ Pages occupied by compressor:            678569.
 """Of a published log of a Mac with 48 GiB."""
 
 
+RECORDED_VERSION = """\
+kern.osproductversion: 14.4.1
+kern.osreleasetype: User
+hw.ncpu: 8
+hw.memsize: 17179869184
+hw.logicalcpu: 8
+hw.logicalcpu_max: 8
+hw.cputype: 16777228
+hw.cpusubfamily: 2
+hw.pagesize: 16384
+"""
+RECORDED_INTEL = """\
+kern.osversion: 21D49
+kern.iossupportversion: 15.3
+kern.osproductversion: 12.2
+kern.osproductversioncompat: 10.16
+"""
+"""Of published logs, of a Mac on macOS 14 and of one with an Intel CPU: the version, and what is called nearly so."""
+
+
+def test_the_version_of_macos_is_read_as_macs_printed_it() -> None:
+    assert hardware_darwin.parse_sysctl(RECORDED_VERSION) == (16 * GIB, 8, None, "macOS 14.4.1", False)
+    assert hardware_darwin.parse_sysctl(RECORDED_INTEL) == (None, None, None, "macOS 12.2", False)
+
+
 def test_what_macs_printed_that_people_logged_is_read() -> None:
     assert hardware_darwin.parse_sysctl(RECORDED) == (24 * GIB, 8, "Apple M2", None, True)
     translated = RECORDED.replace("sysctl.proc_translated: 0", "sysctl.proc_translated: 1")

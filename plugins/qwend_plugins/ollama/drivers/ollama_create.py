@@ -92,10 +92,13 @@ def _base(client: ollama.Client, wanted: Wanted) -> None:
     name = wanted.base or ""
     if not _has(client, name):
         say(f"pulls {name}")
-        for part in client.pull(name, stream=True):
-            report(
-                progress={"phase": "pull", "done": part.completed or 0, "total": part.total or 1, "unit": "B"}
-            )
+        try:
+            for part in client.pull(name, stream=True):
+                done, total = part.completed or 0, part.total or 1
+                report(progress={"phase": "pull", "done": done, "total": total, "unit": "B"})
+        except ollama.ResponseError as error:
+            hint = "ollama.com/library lists what there is; a path in FROM starts with ./"
+            raise DriverError(f"Ollama cannot pull {name}: {error.error}", hint) from None
     have = next((one.digest for one in client.list().models if one.model in (name, f"{name}:latest")), None)
     if wanted.digest and have and have.removeprefix("sha256:") != wanted.digest.removeprefix("sha256:"):
         raise DriverError(
