@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import ROOT, Qwend
-from tests.fakes.ollama_server import LIBRARY, MANIFEST, State
+from tests.fakes.ollama_server import KNOWN, LIBRARY, MANIFEST, State
 
 pytestmark = [
     pytest.mark.e2e,
@@ -227,6 +227,15 @@ def test_what_an_ollama_refuses_is_told_with_its_reason_and_how_to_mend_it(
     assert "unknown model architecture" in said
     assert "upgrade it, or serve with llama-cpp/serve" in said
     assert state.models == {}
+    state.known = KNOWN
+
+    recipe.write_text(recipe.read_text().replace("with: {", "with: {quantize: q8_0, "))
+    state.quantises = False
+    assert "leave quantize out, and insert llama-cpp/quantize" in refusal()
+    state.quantises = True
+    qwend("up", "-d", str(recipe))
+    ((_, model),) = state.models.items()
+    assert model["request"]["quantize"] == "q8_0"
 
 
 def test_the_installed_program_is_run_for_a_chat_and_ends_with_it(qwend: Qwend) -> None:

@@ -37,6 +37,7 @@ LIBRARY = {"qwen2.5:0.5b": hashlib.sha256(MANIFEST).hexdigest()}
 class State:
     version: str = "0.14.0"
     cut_uploads: int = 0
+    quantises: bool = True
     folder: Path | None = None
     known: tuple[bytes, ...] = KNOWN
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -157,6 +158,10 @@ class Handler(BaseHTTPRequestHandler):
         if missing or (base and tagged(base) not in self.state.models) or not (files or base):
             return self.answer(
                 400, {"error": "neither 'from' or 'files' was specified" if not missing else "no blob"}
+            )
+        if body.get("quantize") and not self.state.quantises:  # as newer ones say
+            return self.answer(
+                400, {"error": "create-time quantization is only supported for safetensors imports"}
             )
         for name, digest in files.items():
             data = self.state.blob(digest) or b""
