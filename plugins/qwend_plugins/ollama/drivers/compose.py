@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -123,7 +124,11 @@ def checked(commands: Iterable[Command]) -> Modelfile:
 def read(path: Path) -> Modelfile:
     """A user's Modelfile. Raises DriverError with the line."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        wide = data.startswith(
+            (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        )  # as Windows writes it, and Ollama reads it
+        return parse(data.decode("utf-16" if wide else "utf-8"))
     except ModelfileError as error:
         at = f":{error.line}" if error.line else ""
         raise DriverError(

@@ -165,6 +165,15 @@ def test_a_gguf_that_is_cut_off_is_told(tmp_path: Path) -> None:
             look(tmp_path / "m.gguf")
 
 
+@pytest.mark.parametrize("form", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_users_modelfile_is_read_in_the_forms_that_ollama_reads(tmp_path: Path, form: str) -> None:
+    (tmp_path / "Modelfile").write_bytes("FROM x\r\nSYSTEM 你是甄嬛\r\n".encode(form))
+    assert read(tmp_path / "Modelfile").text("system") == "你是甄嬛"
+    (tmp_path / "Modelfile").write_bytes(b"FROM x\nSYSTEM \xff\n")
+    with pytest.raises(DriverError, match="Modelfile cannot be read"):
+        read(tmp_path / "Modelfile")
+
+
 def test_a_mistake_in_a_users_modelfile_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "Modelfile").write_text("FROM x\nPARAMETER heat 3\n")
     with pytest.raises(DriverError, match="Modelfile:2: there is no parameter 'heat'"):
