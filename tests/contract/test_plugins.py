@@ -55,6 +55,21 @@ def test_a_step_of_every_engine_can_be_made_up_for_each_flavour_and_input(module
             assert f"{flavour} from {kind}".removesuffix(" from ") in sampled
 
 
+SERVICES = [one for one in engines() if getattr(one.values[1], "kind", "") == "service"]
+
+
+@pytest.mark.parametrize(("module", "engine"), SERVICES)
+def test_a_service_is_asked_for_one_token_through_its_own_api(module: str, engine: Any) -> None:
+    """A server that hangs behind a health page that smiles is found out by the work that it does not do."""
+    for special, view, host in views(engine):
+        probe = engine.launch(view, host).probe
+        assert probe is not None and probe.work is not None and probe.work.body is not None, special
+        body = probe.work.body
+        assert probe.work.path.startswith("/v1/"), special
+        assert body["model"] == view.name and probe.work.field, special
+        assert body.get("max_tokens", 1) == 1, special
+
+
 @pytest.mark.parametrize("source", list(sources()))
 def test_a_source_keeps_the_contract(source: Any) -> None:
     assert [finding.message for finding in check_source(source)] == []
