@@ -54,7 +54,10 @@ class Attached:
         runtime = self._world.runtimes.get(self._step.runtime)
         if self._order is not None and runtime is not None:
             await runtime.detach(self._order)
-        await asyncio.to_thread(_remove, self._root)
+        await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
+        # Here and not beside the loop: another step may be about to make its folder in the recipe's.
+        with contextlib.suppress(OSError):
+            self._root.parent.rmdir()
 
     async def _leased(self) -> Granted:
         answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
@@ -113,9 +116,3 @@ class Attached:
             threads=threads(step.resources.cpus, world.host.cpus),
             env=dict(step.image.env),
         )
-
-
-def _remove(root: Path) -> None:
-    shutil.rmtree(root, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        root.parent.rmdir()

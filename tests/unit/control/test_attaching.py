@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,24 @@ async def test_a_client_that_leaves_gives_back_what_it_held(house: House) -> Non
     await _eventually(lambda: not folder.exists())
     await second.leave()
     await _eventually(lambda: house.world.desk.held() == [])
+
+
+async def test_the_folder_of_a_recipe_never_goes_while_another_step_makes_its_own_in_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmdir, seen = Path.rmdir, set()
+
+    def removed(path: Path) -> None:
+        seen.add(threading.get_ident())
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", removed)
+    client = Client(house, recipe(chat("talk")))
+    await _eventually(lambda: client.terminal is not None)
+    folder = Path(runtime(house).orders[0].work)
+    await client.leave()
+    await _eventually(lambda: not folder.parent.exists())
+    assert seen == {threading.get_ident()}, "in the loop, where folders are made too"
 
 
 async def test_a_client_that_leaves_while_it_waits_is_not_served(house: House) -> None:
