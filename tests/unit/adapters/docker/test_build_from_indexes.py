@@ -1,4 +1,4 @@
-"""A package index behind a company's own certificate: a build gets there, and takes nothing of it along."""
+"""Package indexes of a test's own: behind a company's certificate, and with what a lock does not name."""
 
 # ruff: noqa: ASYNC221 (a test has its loop to itself)
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.adapters.wheelhouse import make_image, make_wheel
+from tests.unit.adapters.wheelhouse import make_image, make_sdist, make_wheel
 
 from qwend.adapters.pip_settings import IndexSettings
 from qwend.effects import Progress
@@ -54,6 +54,20 @@ def certificates(tmp_path: Path) -> Path:
     with (folder / "leaf.pem").open("a") as file:
         file.write((folder / "leaf.key").read_text())
     return folder
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[str]:
+    """The address of an index without TLS; its folder is `index`."""
+    (tmp_path / "index").mkdir()
+    handler = functools.partial(Quiet, directory=str(tmp_path / "index"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 @pytest.fixture
@@ -104,3 +118,30 @@ async def test_a_companys_certificate_opens_its_index_to_a_build_and_lies_in_no_
     layers = subprocess.run(["docker", "save", made.location], capture_output=True, check=True).stdout
     assert mark.encode() not in layers
     assert mirror in said.stdout and mirror.encode() not in str(engine.history(made.location)).encode()
+
+
+async def test_a_source_archive_is_built_by_what_the_build_lock_names_and_by_nothing_else(
+    make_builder: MakeBuilder, tmp_path: Path, index: str
+) -> None:
+    run = tmp_path.parent.name.replace("-", "_")
+    source, tool, other = (f"{what}_{run}" for what in ("built", "tool", "other"))
+
+    def there(name: str) -> Path:
+        return tmp_path / "index" / name.replace("_", "-")
+
+    project = (
+        f'[build-system]\nrequires = ["{tool}"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{source}"\nversion = "1.0"\n'
+    )
+    pins = {source: ("1.0", make_sdist(there(source), source, {"pyproject.toml": project}))}
+    make_wheel(there(tool), tool, "1.0")
+    locked = {other: ("1.0", make_wheel(there(other), other, "1.0"))}
+    builder = make_builder(settings=IndexSettings(extra_index=[index]))
+
+    without = make_image(tmp_path / "without", pins)
+    with pytest.raises(QwendError, match=rf"no {source.replace('_', '-')}==1\.0 for this platform"):
+        await builder.realise(load_image(without, "cpu"), ignore)
+    unnamed = make_image(tmp_path / "unnamed", pins, build_pins=locked)
+    with pytest.raises(QwendError, match=tool.replace("_", "-")) as refused:
+        await builder.realise(load_image(unnamed, "cpu"), ignore)
+    assert "hash" in refused.value.message
