@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from qwend.adapters import hardware_darwin, hardware_linux
@@ -324,7 +325,7 @@ LIBRARY = r"""
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
 static int places[] = {2, 0, 1}, opened;      /* the order in which the driver counts is not that of the bus */
-int nvmlInit_v2(void) { opened = 1; return FAILS; }
+int nvmlInitWithFlags(unsigned f) { opened = !FAILS; return FAILS; }
 int nvmlShutdown(void) { opened = 0; return 0; }
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = 4; return opened ? 0 : 1; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) {
@@ -341,11 +342,12 @@ int nvmlDeviceGetMemoryInfo(void *d, memory_t *m) {
 }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) { *a = 9; *b = 0; return 0; }
 int nvmlSystemGetDriverVersion(char *t, unsigned n) { snprintf(t, n, "570.133.20"); return 0; }
-int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = 12080; return 0; }
+int nvmlSystemGetCudaDriverVersion(int *v) { *v = 12080; return 0; }
 """
 
 
 def library(folder: Path, fails: int = 0) -> str:
+    pynvml._nvmlGetFunctionPointer_cache.clear()  # it remembers the functions of the library before
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler to make a stand-in for the driver's library")
