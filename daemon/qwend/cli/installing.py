@@ -37,10 +37,8 @@ class Unit:
     def install(self) -> list[str]:
         """Writes the file and has it taken up; a line for everything that was done."""
         home = paths.home()
-        for folder in (
-            home,
-            os.path.dirname(paths.daemon_log(home)),
-        ):  # launchd opens the log, and makes no folder
+        # launchd opens the log, and makes no folder for it.
+        for folder in (home, os.path.dirname(paths.daemon_log(home))):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with open(self.path, "w", encoding="utf-8") as file:

@@ -10,16 +10,15 @@ import msgspec
 
 from qwend.core.gate import evaluate, figures, parse
 from qwend.core.handover import obstacle
-from qwend.core.signals import Go, Lacking, Stop
-from qwend.effects import Realised
+from qwend.core.signals import Go, Stop
 from qwend.errors import GateRefused, OutOfResource, QwendError, StepFailed
 from qwend.model.artifact import Artifact
 from qwend.model.event import Event
-from qwend.model.image import Image
 from qwend.model.plan import Compiled, CompiledStep, Plan
 from qwend.model.service import Run, RunState, Step
 from qwend.reconciler import handover
 from qwend.reconciler.builds import build_key
+from qwend.reconciler.equipping import Images
 
 if TYPE_CHECKING:
     from qwend.reconciler.mailbox import Mailbox
@@ -51,7 +50,7 @@ class Drive:
         self._verbs = {action.step: action for action in plan.actions}
         self._steps = {step.name: step for step in compiled.steps}
         self._outcomes: dict[str, asyncio.Task[None]] = {}
-        self._images: dict[str, asyncio.Task[Realised]] = {}
+        self._images = Images(reconciler)
         self.task = asyncio.create_task(self._go(), name=f"run {run.id}")
 
     @property
@@ -64,11 +63,9 @@ class Drive:
         self.run = msgspec.structs.replace(self.run, state=state)  # followers wake up when the task is over
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        for task in [*self._outcomes.values(), *self._images.values()]:
+        for task in self._outcomes.values():
             task.cancel()
-        await asyncio.gather(
-            *self._images.values(), return_exceptions=True
-        )  # they wait for their builds no more
+        await self._images.cancel()
         await self._finish(state)
 
     async def _go(self) -> None:
@@ -83,7 +80,7 @@ class Drive:
                 self._outcomes[step.name] = asyncio.create_task(self._drive(step))
         for step in self.compiled.steps:
             if self._needs_image(step):
-                self._image(step)
+                self._images.of(step)
         await asyncio.gather(*self._outcomes.values(), return_exceptions=True)
         self.error = self._first_error()
         state = "done" if self.error is None else "failed"
@@ -170,7 +167,7 @@ class Drive:
                 await box.post(Stop("the recipe changed"))
                 await box.until(lambda row: row.settled)
             producers = self._reconciler.producers(self.compiled, step)
-            await self._equip(box, step, producers)
+            await self._images.equip(box, step, producers, self.run.id)
             await box.adopt(step, producers, self.run.id)
             await box.post(Go())
         row = await box.until(lambda row: row.settled)
@@ -211,7 +208,7 @@ class Drive:
         if verb == "keep" and box.row.want == "up" and box.row.state not in {"stopped", "failed"}:
             await box.adopt(step, producers, box.row.run)  # who started it answers for it
         else:
-            await self._equip(box, step, producers)
+            await self._images.equip(box, step, producers, self.run.id)
             if await self._rolled(box, step, producers, f"replaced: {why}"):
                 return
             if box.row.alive or box.row.state in {"waiting", "backoff"}:
@@ -257,35 +254,6 @@ class Drive:
     def _needs_image(self, step: CompiledStep) -> bool:
         action = self._verbs.get(step.name)
         return action is not None and action.verb in {"run", "start", "replace"} and step.image is not None
-
-    async def _equip(self, box: Mailbox, step: CompiledStep, producers: dict[str, str]) -> None:
-        """Waits for the step's image. Where it cannot be had, a step that does not run has failed; one that runs
-        goes on as it was."""
-        try:
-            await self._image(step)
-        except QwendError as error:
-            if box.row.state == "pending" or (box.row.settled and not box.row.alive):
-                await box.adopt(step, producers, self.run.id)
-                await box.post(Lacking(error.message, error.code))
-            raise
-
-    def _image(self, step: CompiledStep) -> asyncio.Task[Realised]:
-        """The step's image: its build begins with the run, side by side with what needs no image of its own."""
-        image = step.image
-        if image is None:
-            raise StepFailed(f"{step.name}: {step.engine} names no image")
-        key = build_key(step.runtime, image)
-        if key not in self._images:
-            self._images[key] = asyncio.create_task(self._build(step, image))
-        return self._images[key]
-
-    async def _build(self, step: CompiledStep, image: Image) -> Realised:
-        try:
-            return await self._reconciler.realise(step.runtime, image)
-        except QwendError as error:
-            raise type(error)(
-                f"image {image.name}: {error.message}", code=error.code, hint=error.hint
-            ) from None
 
     async def _finish(self, state: str) -> None:
         await self._save(state)

@@ -137,6 +137,19 @@ class Machine:
                 self.committing = False
 
 
+def stopped(kind: str, policy: Policy, data: st.DataObject) -> tuple[Step, Machine]:
+    """A step that was told to stop, whatever happened before."""
+    step, world = fresh(kind), Machine()
+    for _ in range(data.draw(st.integers(0, 20))):
+        signal = data.draw(st.sampled_from(world.possible(step)))
+        world.happened(signal)
+        step, effects = decide(step, policy, signal)
+        world.apply(effects)
+    step, effects = decide(step, policy, Stop("down"))
+    world.apply(effects)
+    return step, world
+
+
 @settings(max_examples=600, deadline=None)
 @given(kind=st.sampled_from(["service", "job"]), policy=policies, data=st.data())
 def test_no_history_leads_to_an_illegal_state_a_second_process_or_a_lost_lease(
@@ -161,14 +174,7 @@ def test_no_history_leads_to_an_illegal_state_a_second_process_or_a_lost_lease(
 def test_after_down_nothing_comes_back_to_life_by_itself(
     kind: str, policy: Policy, data: st.DataObject
 ) -> None:
-    step, world = fresh(kind), Machine()
-    for _ in range(data.draw(st.integers(0, 20))):
-        signal = data.draw(st.sampled_from(world.possible(step)))
-        world.happened(signal)
-        step, effects = decide(step, policy, signal)
-        world.apply(effects)
-    step, effects = decide(step, policy, Stop("down"))
-    world.apply(effects)
+    step, world = stopped(kind, policy, data)
     for _ in range(data.draw(st.integers(0, 20))):
         asked = [one for one in world.possible(step) if not isinstance(one, Go | Again)]
         signal = data.draw(st.sampled_from(asked))
@@ -182,14 +188,7 @@ def test_after_down_nothing_comes_back_to_life_by_itself(
 @given(kind=st.sampled_from(["service", "job"]), policy=policies, data=st.data())
 def test_every_start_has_a_stop(kind: str, policy: Policy, data: st.DataObject) -> None:
     """Whatever came before: who is told to stop ends its process, and is settled as soon as that is gone."""
-    step, world = fresh(kind), Machine()
-    for _ in range(data.draw(st.integers(0, 20))):
-        signal = data.draw(st.sampled_from(world.possible(step)))
-        world.happened(signal)
-        step, effects = decide(step, policy, signal)
-        world.apply(effects)
-    step, effects = decide(step, policy, Stop("down"))
-    world.apply(effects)
+    step, world = stopped(kind, policy, data)
     while (owed := world.owed()) is not None:
         world.happened(owed)
         step, effects = decide(step, policy, owed)

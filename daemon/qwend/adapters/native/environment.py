@@ -41,9 +41,8 @@ def environment(order: Order, settings: Mapping[str, str]) -> dict[str, str]:
     }
     if order.launch.network:
         env |= {name: os.environ[name] for name in NETWORK if name in os.environ} | dict(settings)
-        env["QWEND_PATH"] = os.environ.get(
-            "PATH", os.defpath
-        )  # where programs of the user's own lie: an ollama, say
+        # Where programs of the user's own lie: an ollama, say.
+        env["QWEND_PATH"] = os.environ.get("PATH", os.defpath)
     else:
         env |= OFFLINE  # advice, not a wall: a process of the user's can reach what the user can
     return {**env, **order.env}

@@ -37,22 +37,21 @@ def fuse(args: argparse.Namespace) -> None:
     report(progress={"phase": "fuse", "done": 0, "total": 1})
     adapter = for_mlx(args.adapter, args.scratch / "adapter")
     settings = {"trust_remote_code": args.trust_remote_code}
-    try:
-        model, tokenizer, config = load(
-            str(args.model),
-            adapter_path=str(adapter),
-            return_config=True,
-            tokenizer_config=dict(settings),
-            **settings,
-        )
-    except (LookupError, TypeError, AttributeError, OSError, RuntimeError):
-        with loading():
-            raise
-    except ValueError as error:
-        said = " ".join(" ".join(str(error).replace(str(adapter), "the folder").splitlines()[:2]).split())
-        raise DriverError(
-            f"mlx-lm refuses the adapter: {said[:300]}", "is this the model that the adapter was trained on?"
-        ) from None
+    with loading():
+        try:
+            model, tokenizer, config = load(
+                str(args.model),
+                adapter_path=str(adapter),
+                return_config=True,
+                tokenizer_config=dict(settings),
+                **settings,
+            )
+        except ValueError as error:
+            said = " ".join(" ".join(str(error).replace(str(adapter), "the folder").splitlines()[:2]).split())
+            raise DriverError(
+                f"mlx-lm refuses the adapter: {said[:300]}",
+                "is this the model that the adapter was trained on?",
+            ) from None
     merged = [
         (name, one.fuse(dequantize=args.dequantize))
         for name, one in model.named_modules()

@@ -50,11 +50,8 @@ def find(url: str | None, managed: bool | None, keep_alive: str | None, models: 
             return _young_enough(Server(url or USUAL, version))
         if url is not None or managed is False:
             raise DriverError(f"no Ollama answers at {url or USUAL}", "start it: ollama serve")
-    paths = (
-        os.environ.get("QWEND_PATH", ""),
-        os.environ.get("PATH", ""),
-        *_PLACES,
-    )  # of the user, of this step
+    # The user's own, this step's, and where installers put it.
+    paths = (os.environ.get("QWEND_PATH", ""), os.environ.get("PATH", ""), *_PLACES)
     program = shutil.which("ollama", path=os.pathsep.join(filter(None, paths)))
     if program is None:
         raise DriverError(f"there is no Ollama here: none answers at {USUAL}, and none is installed", GET_IT)

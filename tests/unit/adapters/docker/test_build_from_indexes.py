@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import ssl
@@ -56,35 +57,37 @@ def certificates(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[str]:
-    """The address of an index without TLS; its folder is `index`."""
-    (tmp_path / "index").mkdir()
-    handler = functools.partial(Quiet, directory=str(tmp_path / "index"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+@contextlib.contextmanager
+def served(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """The port of an index with the pages of a folder."""
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
+    yield server.server_address[1]
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[str]:
+    """The address of an index without TLS; its folder is `index`."""
+    with served(tmp_path / "index") as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
 def mirror(tmp_path: Path, certificates: Path) -> Iterator[str]:
     """The address of an index over TLS; its folder is `index`."""
-    (tmp_path / "index").mkdir()
-    handler = functools.partial(Quiet, directory=str(tmp_path / "index"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates / "leaf.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"https://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(tmp_path / "index", context) as port:
+        yield f"https://127.0.0.1:{port}"
 
 
 def ignore(_: Progress) -> None: ...
